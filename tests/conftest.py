@@ -1,0 +1,51 @@
+"""Fixtures that every test may use."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from octavo import _core, runtime
+
+# Time under emulation and sanitizers says nothing; small shapes keep it bearable.
+IN_QEMU = os.environ.get("OCTAVO_IN_QEMU") == "1"
+hypothesis.settings.register_profile("octavo", deadline=None)
+hypothesis.settings.register_profile(
+    "emulated",
+    deadline=None,
+    max_examples=10,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("emulated" if IN_QEMU else "octavo")
+
+# MXCSR keeps sticky exception flags in its low bits; the rest is the mode.
+STICKY_FLAGS = 0x3F
+
+
+def pytest_report_header() -> str:
+    return f"octavo: {_core.isa()} of {', '.join(_core.available_isas())}; {_core.cpu_name()}"
+
+
+def pytest_sessionstart() -> None:
+    expected = os.environ.get("OCTAVO_EXPECT_ISA")
+    if expected and expected != _core.isa():
+        raise pytest.UsageError(f"octavo chose {_core.isa()}, this run expects {expected}")
+
+
+@pytest.fixture(params=_core.known_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test under each instruction set; it fails if its last kernel was of another one."""
+    name: str = request.param
+    if name not in _core.available_isas():
+        pytest.skip(f"this machine does not run {name}")
+    with runtime.force_isa(name):
+        yield name
+        assert _core.last_kernel().startswith(f"{name}/"), "the test did not run what it asked for"
+
+
+@pytest.fixture(autouse=True)
+def _floating_point_mode_is_left_as_found() -> Iterator[None]:
+    before = _core.fp_control()
+    yield
+    assert _core.fp_control() & ~STICKY_FLAGS == before & ~STICKY_FLAGS
