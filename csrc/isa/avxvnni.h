@@ -1,0 +1,64 @@
+// AVX-VNNI: vpdpbusd on 8 columns at a time; 16 registers hold a tile of 6 x 16.
+#pragma once
+
+#include "isa/x86_vec256.h"
+
+namespace octavo {
+namespace {
+
+struct Isa {
+  static constexpr const char* kName = "avxvnni";
+  static constexpr uint32_t kRequired = kAvx2 | kFma | kF16c | kAvxVnni;
+  static constexpr bool kTestOnly = false;
+  using Vector = Vector256;
+
+  struct U8S8 : Tile256 {
+    static constexpr int kKr = 4;
+    static constexpr int kMaxVectors = 2;
+    static constexpr int kRows[] = {12, 6};  // by row vectors of the tile
+    static constexpr int kChains = 8;
+    static constexpr bool kASigned = false;
+    static constexpr int kExpandedBytes = 1;
+    static constexpr int kMc = 96;
+    static constexpr int64_t kMacsPerDot = 32;
+    static constexpr int kBVectorBytes = 32;
+    using AValue = uint8_t;
+    template <bool kStored>
+    using BValue = int8_t;
+
+    static OCTAVO_INLINE AVec load_a(const uint8_t* p, int64_t, Flip flip) {
+      int32_t x;
+      __builtin_memcpy(&x, p, 4);
+      return _mm256_xor_si256(_mm256_set1_epi32(x), flip);
+    }
+    static OCTAVO_INLINE AVec load_a_tail(const uint8_t* p, int64_t, int count, Flip flip) {
+      int32_t x = p[0];
+      if (count > 1) x |= p[1] << 8;
+      if (count > 2) x |= p[2] << 16;
+      return _mm256_xor_si256(_mm256_set1_epi32(x), flip);
+    }
+    static OCTAVO_INLINE BVec load_b(const int8_t* p) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    }
+    static OCTAVO_INLINE void dot(Acc& acc, AVec a, BVec b) {
+      acc = _mm256_dpbusd_avx_epi32(acc, a, b);
+    }
+
+    static constexpr int kPackColumns = 16;
+    // kKr rows of kPackColumns bytes, rs apart, to one k-group of a panel.
+    static OCTAVO_INLINE void interleave(const uint8_t* b, int64_t rs, uint8_t flip, int8_t* out) {
+      const __m128i x = _mm_set1_epi8(static_cast<char>(flip));
+      const __m128i r0 = load16(b, x), r1 = load16(b + rs, x);
+      const __m128i r2 = load16(b + 2 * rs, x), r3 = load16(b + 3 * rs, x);
+      const __m128i t0 = _mm_unpacklo_epi8(r0, r1), t1 = _mm_unpackhi_epi8(r0, r1);
+      const __m128i t2 = _mm_unpacklo_epi8(r2, r3), t3 = _mm_unpackhi_epi8(r2, r3);
+      store16(out, _mm_unpacklo_epi16(t0, t2));
+      store16(out + 16, _mm_unpackhi_epi16(t0, t2));
+      store16(out + 32, _mm_unpacklo_epi16(t1, t3));
+      store16(out + 48, _mm_unpackhi_epi16(t1, t3));
+    }
+  };
+};
+
+}  // namespace
+}  // namespace octavo

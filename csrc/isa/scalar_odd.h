@@ -1,0 +1,22 @@
+// A layout with odd sizes everywhere, to flush out assumptions. For tests; in no wheel.
+#pragma once
+
+#include "isa/scalar_lanes.h"
+
+namespace octavo {
+namespace {
+
+struct Isa {
+  static constexpr const char* kName = "scalar_odd";
+  static constexpr uint32_t kRequired = 0;
+  static constexpr bool kTestOnly = true;
+  using Vector = ScalarVector<3>;
+  struct U8S8 : ScalarTile<3, 5, true> {
+    static constexpr int kMaxVectors = 3;
+    static constexpr int kRows[] = {7, 5, 3};
+    static constexpr int kMc = 11;
+  };
+};
+
+}  // namespace
+}  // namespace octavo

@@ -1,0 +1,64 @@
+// info: what an ISA is called, what it needs of the CPU, and the sizes that drivers must respect;
+// with a register-only loop that measures its peak.
+#pragma once
+
+#include <stdint.h>
+
+namespace octavo {
+
+struct InfoKernels {
+  const char* name;   // the ISA, as OCTAVO_ISA spells it
+  uint32_t required;  // CpuFeature bits
+  bool test_only;     // never chosen unless asked for by name
+  int kr;             // values of K in one group of packed B, per column
+  int nr;             // columns of a full panel of packed B
+  int nv;             // columns that one row vector holds: the last panel is a multiple of it
+  int mr;             // rows of a full-width tile
+  bool a_signed;      // A is brought to int8 (else to uint8) by flipping the top bit
+  int a_bytes;        // bytes of one value of A as the micro-kernel reads it (2: prepare_a widens)
+  int b_bytes;        // bytes of one value of B after expand_b (1: the stored form is used)
+  int mc;             // rows of A that are prepared together
+  // Multiply-accumulates done by `iterations` rounds of dot products that touch no memory.
+  int64_t (*peak)(int64_t iterations);
+};
+
+}  // namespace octavo
+
+#ifdef OCTAVO_ISA
+namespace octavo {
+namespace {
+
+template <class Isa>
+int64_t peak_loop(int64_t iterations) {
+  using T = typename Isa::U8S8;
+  constexpr int kChains = 12;  // enough to hide the latency of any dot product
+  typename T::Acc acc[kChains];
+  alignas(64) int8_t bytes[T::kBVectorBytes] = {};
+  const typename T::BVec b = T::load_b(bytes);
+  alignas(64) typename T::AValue a_bytes[2 * 8] = {};
+  const typename T::AVec a = T::load_a(a_bytes, 8, T::broadcast_flip(0));
+  OCTAVO_UNROLL
+  for (int i = 0; i < kChains; ++i) acc[i] = T::zero();
+  for (int64_t n = 0; n < iterations; ++n) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < kChains; ++i) {
+      T::dot(acc[i], a, b);
+      T::opaque(acc[i]);
+    }
+  }
+  return iterations * kChains * T::kMacsPerDot;
+}
+
+template <class Isa>
+constexpr InfoKernels info_kernels() {
+  using T = typename Isa::U8S8;
+  return {Isa::kName,     Isa::kRequired, Isa::kTestOnly,
+          T::kKr,         T::kMaxVectors * T::kVectorColumns,
+          T::kVectorColumns, T::kRows[T::kMaxVectors - 1],
+          T::kASigned,    static_cast<int>(sizeof(typename T::AValue)),
+          T::kExpandedBytes, T::kMc,      peak_loop<Isa>};
+}
+
+}  // namespace
+}  // namespace octavo
+#endif

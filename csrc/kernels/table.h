@@ -1,0 +1,17 @@
+// The kernels of one ISA as plain data. Drivers call through it; runtime/dispatch picks one.
+#pragma once
+
+#include "kernels/gemm.h"
+#include "kernels/info.h"
+#include "kernels/pack.h"
+#include "kernels/quantize.h"
+
+namespace octavo {
+
+struct KernelTable {
+#define OCTAVO_KERNEL(family, type) const type* family;
+#include "kernels/kernels.inc"
+#undef OCTAVO_KERNEL
+};
+
+}  // namespace octavo
