@@ -36,7 +36,8 @@ CPP_ROOMS = {
 CPP_DOORS = {
     # (file, included file)
     ("runtime/dispatch", "kernels/table.h"),
-    ("runtime/dispatch", "isa_list.inc"),
+    ("runtime/dispatch", "kernels/kernels.inc"),
+    ("runtime/dispatch", "isa_list.inc"),  # made by CMake
     ("runtime/cpu_features", "isa/features.h"),
 }
 # Every room but isa/ sees only this much of isa/.
@@ -348,7 +349,9 @@ RULES = [
         eager_imports,
         [
             {"python/octavo/graph/onnx_reader.py": "import onnx"},
-            {"python/octavo/cli/report.py": "try:\n    from rich import table\nexcept ImportError: 0"},
+            {
+                "python/octavo/cli/report.py": "try:\n    from rich import table\nexcept ImportError: 0"
+            },
         ],
     ),
     Rule(

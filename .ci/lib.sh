@@ -1,0 +1,160 @@
+# Functions of .ci/run and .ci/full. Each section runs in a subshell under `set -e`, is timed, and is
+# named in the summary; one that fails lets the others go on and fails the whole.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1
+work=${OCTAVO_CI_WORK:-${TMPDIR:-/tmp}/octavo-ci}
+jobs=$(nproc)
+mkdir -p "$work"
+summary=() failures=0
+
+section() { # section NAME COMMAND...: unless the command line names other sections
+  local name=$1 started=$SECONDS status
+  shift
+  [[ -z $only || " $only " == *" $name "* ]] || return 0
+  printf '\n======== %s\n' "$name"
+  (set -e; "$@")
+  status=$?
+  ((status == 0)) || failures=$((failures + 1))
+  summary+=("$(printf '%-10s %-6s %4d s' "$name" "$([[ $status == 0 ]] && echo ok || echo FAILED)" \
+    $((SECONDS - started)))")
+}
+
+finish() {
+  printf '\n======== summary\n'
+  printf '%s\n' "${summary[@]}"
+  exit $((failures > 0))
+}
+
+install_tools() {
+  local missing=() command package
+  while read -r command package; do
+    command -v "$command" > /dev/null || missing+=("$package")
+  done <<< 'g++ g++
+cmake cmake
+ninja ninja-build
+clang-19 clang-19
+clang-tidy-19 clang-tidy-19
+clang-format-19 clang-format-19
+qemu-aarch64 qemu-user
+aarch64-linux-gnu-g++ g++-aarch64-linux-gnu'
+  [ -e "$(clang-19 -print-file-name=libclang_rt.asan-x86_64.so 2> /dev/null)" ] ||
+    missing+=(libclang-rt-19-dev)
+  python3 -c 'import ensurepip, sysconfig, pathlib
+assert pathlib.Path(sysconfig.get_path("include"), "Python.h").exists()' 2> /dev/null ||
+    missing+=(python3-venv python3-dev)
+  if ((${#missing[@]})); then
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
+  fi
+  [ -e "$work/tools" ] || python3 -m venv "$work/tools"
+  "$work/tools/bin/pip" install -q mypy numpy 'pybind11>=3.0.2' ruff
+}
+
+build() { # build FOLDER CMAKE-OPTION...
+  cmake -S . -B "$1" -G Ninja -DOCTAVO_NATIVE_TESTS=ON "${@:2}" > "$1.log" 2>&1 &&
+    cmake --build "$1" --parallel "$jobs" >> "$1.log" 2>&1 && ! grep -n 'warning:' "$1.log" ||
+    { tail -n 60 "$1.log"; return 1; }
+}
+
+native_tests() { # native_tests BUILD [RUNNER...]: every executable, under a runner if one is given
+  local test
+  for test in "$1"/native/test_*; do
+    echo "--- $(basename "$test")"
+    "${@:2}" "$test"
+  done
+}
+
+import_path() { # import_path BUILD: a folder to import octavo from, with the module of that build
+  local folder=$1/import
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  cp -r python/octavo "$folder"
+  cp "$1"/_core*.so "$folder/octavo"
+  echo "$folder"
+}
+
+# The part of the suite that says something about an instruction set.
+arithmetic_tests=(-q -m "not slow" -p no:cacheprovider tests --ignore tests/cli
+  --ignore tests/test_architecture.py --ignore tests/test_stub.py)
+
+emulated() { # the environment under qemu
+  export OCTAVO_IN_QEMU=1
+  # OpenBLAS does not check these against the CPU; an emulated one may lack what they ask for.
+  unset OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
+}
+
+# --- sections -------------------------------------------------------------------------------------
+
+native() { # every table of this CPU against the reference, and the tables against each other
+  build "$work/native" -DOCTAVO_PYTHON=OFF
+  native_tests "$work/native"
+}
+
+user() { # the README's commands
+  rm -rf "$work/user"
+  python3 -m venv "$work/user"
+  . "$work/user/bin/activate"
+  pip install -q ".[test]"
+  octavo demo
+  OCTAVO_NATIVE_BUILD=$work/native pytest -q
+}
+
+lint() {
+  . "$work/tools/bin/activate"
+  ruff check .
+  ruff format --check .
+  mypy
+  find csrc tests/native -name '*.cpp' -o -name '*.h' | xargs clang-format-19 --dry-run -Werror
+}
+
+old_x86() { # old_x86 QEMU-CPU TABLE: tests that this CPU chooses this table
+  emulated
+  export OCTAVO_EXPECT_ISA=$2
+  native_tests "$work/native" qemu-x86_64 -cpu "$1"
+  qemu-x86_64 -cpu "$1" "$work/user/bin/python" -m pytest "${arithmetic_tests[@]}"
+}
+
+arm_build() { # a module for ARM, compiled here against the headers of an ARM Python
+  PYTHON=$work/tools/bin/python .ci/arm_root.sh "$work/arm" > "$work/arm_root.log" 2>&1 ||
+    { tail -n 60 "$work/arm_root.log"; return 1; }
+  build "$work/arm_build" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+    -DCMAKE_CXX_FLAGS="-isystem $work/arm/root/usr/include" \
+    -DPython_INCLUDE_DIR="$work/arm/root/usr/include/python3.11" \
+    -DPYTHON_MODULE_EXTENSION=.cpython-311-aarch64-linux-gnu.so -DPYTHON_MODULE_DEBUG_POSTFIX= \
+    -Dpybind11_DIR="$("$work/tools/bin/python" -m pybind11 --cmakedir)"
+  import_path "$work/arm_build"
+  OCTAVO_NATIVE_BUILD=$work/arm_build NM=aarch64-linux-gnu-nm "$work/user/bin/python" -m pytest -q \
+    tests/test_architecture.py -k global_symbol
+}
+
+arm() { # arm QEMU-CPU TABLE
+  emulated
+  export OCTAVO_EXPECT_ISA=$2
+  native_tests "$work/arm_build" qemu-aarch64 -cpu "$1" -L "$work/arm/root"
+  PYTHONPATH=$work/arm_build/import:$work/arm/site qemu-aarch64 -cpu "$1" -L "$work/arm/root" \
+    "$work/arm/root/usr/bin/python3.11" -m pytest "${arithmetic_tests[@]}"
+}
+
+address() { # address and undefined-behaviour sanitizers
+  export OCTAVO_IN_QEMU=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+  export ASAN_OPTIONS=detect_leaks=0:strict_init_order=1:allocator_may_return_null=1
+  build "$work/address" -DCMAKE_CXX_COMPILER=clang++-19 -DOCTAVO_SANITIZE=address,undefined \
+    -DCMAKE_CXX_FLAGS=-shared-libasan -DPython_EXECUTABLE="$work/user/bin/python" \
+    -Dpybind11_DIR="$("$work/tools/bin/python" -m pybind11 --cmakedir)"
+  import_path "$work/address"
+  local runtime
+  runtime=$(clang++-19 -print-file-name=libclang_rt.asan-x86_64.so)
+  export LD_LIBRARY_PATH=${runtime%/*}
+  native_tests "$work/address"
+  # -s: a report must not end in pytest's capture.
+  LD_PRELOAD=$runtime PYTHONPATH=$work/address/import \
+    "$work/user/bin/python" -m pytest -s "${arithmetic_tests[@]}"
+}
+
+thread() { # thread sanitizer over the pool
+  export OCTAVO_IN_QEMU=1 TSAN_OPTIONS=halt_on_error=1
+  build "$work/thread" -DCMAKE_CXX_COMPILER=clang++-19 -DOCTAVO_SANITIZE=thread -DOCTAVO_PYTHON=OFF
+  setarch -R "$work/thread/native/test_runtime"
+}
