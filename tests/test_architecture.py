@@ -36,6 +36,7 @@ CPP_ROOMS = {
 CPP_DOORS = {
     # (file, included file)
     ("runtime/dispatch", "kernels/table.h"),
+    ("runtime/trace", "kernels/table.h"),
     ("runtime/dispatch", "kernels/kernels.inc"),
     ("runtime/dispatch", "isa_list.inc"),  # made by CMake
     ("runtime/cpu_features", "isa/features.h"),
