@@ -1,0 +1,84 @@
+// y = activation(x * w^T + bias) with 8-bit weights (DESIGN section 4, rules 3 to 6): prepared once,
+// run many times, from many threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "drivers/gemm.h"
+
+namespace octavo {
+
+struct LinearSpec {
+  enum class Output { kF32, kS32, kU8, kS8 };
+
+  ByteMatrix w;  // out_features x in_features
+  const float* w_scale;
+  int64_t w_scale_count;  // 1 or out_features
+  const int32_t* w_zero_point;
+  int64_t w_zero_point_count;
+  const float* bias_f32;    // null: none
+  const int32_t* bias_s32;  // null: none; at x_scale * w_scale
+
+  bool is_dynamic;  // x is float32, quantized row by row
+  float x_scale;
+  int32_t x_zero_point;
+  bool x_is_signed;
+
+  Output output;
+  float out_scale;
+  int32_t out_zero_point;
+
+  bool activate;
+  float lo, hi;  // in real units
+};
+
+struct LinearInput {
+  const void* data;
+  bool is_float;
+  int64_t rows;
+  int64_t row_stride, k_stride;  // in values; k_stride is 1 for float32
+};
+
+class Linear {
+ public:
+  // Throws std::invalid_argument where the specification makes no sense.
+  static std::unique_ptr<Linear> prepare(const LinearSpec& spec, const KernelTable& table,
+                                         int threads);
+
+  // False if an int32 result does not fit.
+  bool run(const LinearInput& x, void* out, int64_t ldo, const KernelTable& table,
+           int threads) const noexcept;
+
+  int64_t in_features() const { return weights_.rows(); }
+  int64_t out_features() const { return weights_.cols(); }
+  bool is_dynamic() const { return is_dynamic_; }
+  bool x_is_signed() const { return x_is_signed_; }
+  LinearSpec::Output output() const { return output_; }
+  const PackedMatrix& weights() const { return weights_; }
+  size_t nbytes() const;
+
+ private:
+  Linear(const LinearSpec& spec, const KernelTable& table, int threads);
+  // Packs the form and the start values that `table` needs, once.
+  void prepare_form(const KernelTable& table) const;
+
+  struct Start {
+    explicit Start(int64_t n) : values(static_cast<size_t>(n)) {}
+    std::vector<int32_t> values;
+  };
+
+  PackedMatrix weights_;  // as in_features x out_features
+  bool is_dynamic_, x_is_signed_, activate_;
+  LinearSpec::Output output_;
+  float x_scale_, out_scale_, lo_, hi_;
+  int32_t x_zero_point_, out_zero_point_;
+  // Over columns, padded for every table; empty: none.
+  std::vector<int32_t> bias_s32_, w_zero_point_;
+  std::vector<float> multiplier_, bias_f32_;
+  int64_t max_abs_bias_ = 0;
+  PerTable<Start> start_;
+};
+
+}  // namespace octavo
