@@ -29,15 +29,17 @@ constexpr size_t kTables = sizeof(info_of) / sizeof(info_of[0]);
 KernelTable tables[kTables];
 
 std::vector<const KernelTable*> list_tables() {
-  std::vector<const KernelTable*> list;
   for (size_t i = 0; i < kTables; ++i) {
 #define OCTAVO_KERNEL(family, type) tables[i].family = family##_of[i];
 #include "kernels/kernels.inc"
 #undef OCTAVO_KERNEL
-    list.push_back(&tables[i]);
   }
-  std::stable_partition(list.begin(), list.end(),
-                        [](const KernelTable* table) { return !table->info->test_only; });
+  std::vector<const KernelTable*> list;
+  for (const bool test_only : {false, true}) {
+    for (const KernelTable& table : tables) {
+      if (table.info->test_only == test_only) list.push_back(&table);
+    }
+  }
   return list;
 }
 

@@ -108,7 +108,7 @@ class Pool {
   }
 
   void work() {
-    const FpModeGuard mode;
+    const FpModeGuard mode;  // Linux hands the caller's mode down, which is right; others need not
     for (;;) {
       uint64_t open = wait_for_seat();
       if (!open_.compare_exchange_weak(open, open - kSeat - 1, std::memory_order_acquire,
@@ -187,16 +187,17 @@ class Pool {
   }
 
   alignas(kLinePair) std::atomic<uint64_t> open_{0};
-  alignas(kLinePair) std::atomic<int> remaining_{0};
-  alignas(kLinePair) std::atomic<int> sleeping_{0};  // workers asleep whom nobody has woken yet
-  // The job and the pool's size: written by the owner alone, before open_.
+  // The job and the pool's size: written by the owner alone, before open_, and on its line, for a
+  // worker needs them at once.
   TaskFunction function_ = nullptr;
   void* context_ = nullptr;
   int tasks_ = 0;
   int seats_ = 0;
   int workers_ = 0;
-  bool out_of_threads_ = false;
+  alignas(kLinePair) std::atomic<int> remaining_{0};
+  alignas(kLinePair) std::atomic<int> sleeping_{0};  // workers asleep whom nobody has woken yet
   alignas(kLinePair) std::atomic<bool> owned_{false};
+  bool out_of_threads_ = false;  // the owner's
   std::mutex mutex_;
   std::condition_variable wake_;
   int wakes_ = 0;  // sleepers told to wake that have not yet; under mutex_

@@ -431,12 +431,33 @@ void test_threads_grow_and_all_take_part_awake_or_asleep() {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // all asleep
     CHECK(run_together(threads));
   }
-  // Around the moment when workers go to sleep: no wake-up may be lost.
-  for (int round = 0; round < repetitions(2000); ++round) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(round % 40 * 5);
+}
+
+// Calls around the moment when workers, two so far, end their spin. A lost wake-up hangs the job.
+void test_no_wake_up_is_lost() {
+  CHECK(run_together(3));
+  uint32_t random = 1;
+  for (int round = 0; round < repetitions(10000) && failures == 0; ++round) {
+    random = random * 1664525 + 1013904223;
+    const auto gap = std::chrono::nanoseconds(75000 + (random >> 16) % 25000);
+    const auto end = std::chrono::steady_clock::now() + gap;
     while (std::chrono::steady_clock::now() < end) {
     }
-    CHECK(run_together(2 + round % 2));
+    CHECK(run_together(3));
+  }
+}
+
+void test_no_more_threads_than_asked_for() {
+  CHECK(run_together(8));
+  for (int threads : {2, 3, 4}) {
+    std::mutex mutex;
+    std::set<std::thread::id> who;
+    parallel_for(100, threads, [&](int) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));  // time for others to come in
+      const std::lock_guard<std::mutex> lock(mutex);
+      who.insert(std::this_thread::get_id());
+    });
+    CHECK_EQUAL(who.size(), static_cast<size_t>(threads));
   }
 }
 
@@ -593,9 +614,11 @@ int main() {
   test_scratch_grows_and_stays();
   test_new_workers_do_not_inherit_the_mode();
   test_guard_sets_the_default_mode_and_restores();
+  test_no_wake_up_is_lost();
   test_every_task_runs_once();
   test_one_thread_or_one_task_runs_on_the_caller_in_order();
   test_threads_grow_and_all_take_part_awake_or_asleep();
+  test_no_more_threads_than_asked_for();
   test_many_short_jobs();
   test_nested_calls_run_alone();
   test_callers_at_once();
