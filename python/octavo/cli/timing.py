@@ -1,0 +1,40 @@
+"""Timing for the commands: medians of interleaved samples."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from time import perf_counter
+
+SAMPLE_SECONDS = 2e-3  # long enough for the clock and for a switch between two libraries' threads
+LEAST_SAMPLES = 5
+
+
+def _sample(function: Callable[[], object], calls: int) -> float:
+    start = perf_counter()
+    for _ in range(calls):
+        function()
+    return perf_counter() - start
+
+
+def median_seconds(
+    functions: Mapping[str, Callable[[], object]], seconds: float
+) -> dict[str, float]:
+    """Time functions in turn, for about `seconds` in all; return the median seconds a call of each.
+
+    Samples alternate, so a machine that slows down slows all of them. Each sample repeats its
+    function for at least `SAMPLE_SECONDS`.
+    """
+    calls: dict[str, int] = {}
+    for name, function in functions.items():
+        function()  # first touch: packing, page faults, threads
+        count = 1
+        while (elapsed := _sample(function, count)) < SAMPLE_SECONDS:
+            count = max(count * 2, int(count * SAMPLE_SECONDS / max(elapsed, 1e-7)))
+        calls[name] = count
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    end = perf_counter() + seconds
+    while len(next(iter(samples.values()))) < LEAST_SAMPLES or perf_counter() < end:
+        for name, function in functions.items():
+            samples[name].append(_sample(function, calls[name]) / calls[name])
+    return {name: statistics.median(values) for name, values in samples.items()}
