@@ -1,0 +1,84 @@
+// Functions called the way CPython calls its own (METH_FASTCALL): a small product takes a
+// microsecond, and pybind11's dispatch of a dozen keyword arguments would take as long again.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+namespace octavo {
+
+template <size_t N>
+struct Signature {
+  const char* function;
+  std::array<const char*, N> names;
+  size_t positional;  // the rest are keyword-only
+  size_t required;
+  std::array<PyObject*, N> interned{};
+
+  void intern() {
+    for (size_t i = 0; i < N; ++i) interned[i] = PyUnicode_InternFromString(names[i]);
+  }
+
+  // One borrowed pointer an argument; null where it was not given.
+  std::array<PyObject*, N> parse(PyObject* const* args, Py_ssize_t count, PyObject* keywords) const {
+    std::array<PyObject*, N> values{};
+    if (count > static_cast<Py_ssize_t>(positional))
+      fail("takes " + std::to_string(positional) + " positional arguments, got " +
+           std::to_string(count));
+    for (Py_ssize_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = args[i];
+    const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+    for (Py_ssize_t i = 0; i < named; ++i) {
+      PyObject* keyword = PyTuple_GET_ITEM(keywords, i);
+      const size_t at = find(keyword);
+      if (values[at]) fail("got multiple values for argument '" + std::string(names[at]) + "'");
+      values[at] = args[count + i];
+    }
+    for (size_t i = 0; i < required; ++i) {
+      if (!values[i]) fail("missing required argument '" + std::string(names[i]) + "'");
+    }
+    return values;
+  }
+
+ private:
+  size_t find(PyObject* keyword) const {
+    for (size_t i = 0; i < N; ++i) {
+      if (keyword == interned[i]) return i;
+    }
+    const char* text = PyUnicode_AsUTF8(keyword);
+    if (!text) throw pybind11::error_already_set();
+    for (size_t i = 0; i < N; ++i) {
+      if (std::strcmp(text, names[i]) == 0) return i;
+    }
+    fail("got an unexpected keyword argument '" + std::string(text) + "'");
+  }
+  [[noreturn]] void fail(const std::string& what) const {
+    throw pybind11::type_error(std::string(function) + "() " + what);
+  }
+};
+
+// Runs `body` and turns its C++ exceptions into Python's.
+template <class Body>
+PyObject* translate_exceptions(const Body& body) noexcept {
+  try {
+    return body();
+  } catch (pybind11::error_already_set& e) {
+    e.restore();
+  } catch (const pybind11::builtin_exception& e) {
+    e.set_error();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::overflow_error& e) {
+    PyErr_SetString(PyExc_OverflowError, e.what());
+  } catch (const std::invalid_argument& e) {
+    PyErr_SetString(PyExc_ValueError, e.what());
+  } catch (const std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+  return nullptr;
+}
+
+}  // namespace octavo

@@ -1,0 +1,13 @@
+#include <pybind11/pybind11.h>
+
+#include "bindings/register.h"
+
+// NumPy itself refuses subinterpreters, so nothing else could be tested.
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(),
+                pybind11::multiple_interpreters::not_supported()) {
+  m.doc() = "Octavo's kernels behind plain functions. Use the package `octavo`, not this module.";
+  octavo::register_runtime(m);
+  octavo::register_matmul(m);
+  octavo::register_elementwise(m);
+  octavo::register_linear(m);
+}

@@ -1,0 +1,109 @@
+// NumPy arrays as plain views, and the checks of their memory: dtype, strides, writable, overlap.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "ops/elementwise.h"
+
+namespace octavo {
+
+namespace py = pybind11;
+
+using Shape = std::vector<py::ssize_t>;
+
+// What an ndarray holds, read straight from its header.
+struct ArrayView {
+  PyObject* object;
+  char* data;
+  int ndim;
+  const py::ssize_t* shape;
+  const py::ssize_t* strides;  // bytes
+
+  py::ssize_t size() const;
+};
+
+bool is_ndarray(PyObject* object);
+
+// Throws TypeError unless `object` is an ndarray; `name` is what the message calls it.
+ArrayView view_of(PyObject* object, const char* name);
+
+enum class Type { kInt8, kUInt8, kInt32, kInt64, kFloat32, kOther };
+Type type_of(const ArrayView& array);
+bool is_native(const ArrayView& array);      // aligned, and in this machine's byte order
+bool is_contiguous(const ArrayView& array);  // C order
+bool is_writable(const ArrayView& array);
+std::string dtype_name(const ArrayView& array);
+std::string shape_text(const py::ssize_t* shape, int ndim);
+std::string shape_text(const Shape& shape);
+
+// "int8" -> Type, from a name, a type or a dtype; throws ValueError listing `known` otherwise.
+Type parse_dtype(PyObject* dtype, std::initializer_list<Type> known);
+const char* type_name(Type type);
+py::dtype dtype_of(Type type);
+
+// The array itself, or a C-ordered native copy.
+py::array contiguous(const ArrayView& array, Type type);
+
+// True if the memory that the two arrays span has a byte in common.
+bool may_overlap(const ArrayView& a, const ArrayView& b);
+
+// Throws unless `out` has this dtype and shape, is writable and native, and shares no memory with
+// the inputs.
+void check_out(const ArrayView& out, Type type, const Shape& shape,
+               std::initializer_list<const ArrayView*> inputs);
+
+// Where results go: `out`, if it is given and in C order; else a new array, copied to `out` by
+// finish().
+class Result {
+ public:
+  Result(PyObject* out, Type type, const Shape& shape,
+         std::initializer_list<const ArrayView*> inputs);
+  char* data() { return view_.data; }
+  py::object finish();
+
+ private:
+  py::object out_;
+  py::array array_;
+  ArrayView view_;
+};
+
+// int32 or float32 parameters: a Python number or an array of 0 or 1 dimensions.
+std::vector<int32_t> int_parameter(PyObject* object, const char* name);
+std::vector<float> float_parameter(PyObject* object, const char* name);
+
+// `values` must hold 1 or `channels` values.
+void check_length(size_t values, int64_t channels, const char* name, const char* per);
+
+// An array seen as outer x channels x inner around `axis`; None: one channel.
+ChannelLayout layout_of(const ArrayView& array, const py::object& axis);
+
+// Errors say what, got, expected; numbers among the parts are printed.
+template <class Part>
+std::string message_part(const Part& part) {
+  if constexpr (std::is_floating_point_v<Part>) {
+    char buffer[32];
+    std::snprintf(buffer, sizeof buffer, "%g", static_cast<double>(part));
+    return buffer;
+  } else if constexpr (std::is_integral_v<Part>) {
+    return std::to_string(part);
+  } else {
+    return part;
+  }
+}
+template <class... Parts>
+[[noreturn]] void raise_value(const Parts&... parts) {
+  throw py::value_error((message_part(parts) + ...));
+}
+template <class... Parts>
+[[noreturn]] void raise_type(const Parts&... parts) {
+  throw py::type_error((message_part(parts) + ...));
+}
+
+}  // namespace octavo

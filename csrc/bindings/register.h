@@ -1,0 +1,13 @@
+// One function a topic; module.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace octavo {
+
+void register_runtime(pybind11::module_& m);
+void register_matmul(pybind11::module_& m);
+void register_elementwise(pybind11::module_& m);
+void register_linear(pybind11::module_& m);
+
+}  // namespace octavo
