@@ -119,7 +119,7 @@ def measure_networks(options: argparse.Namespace) -> tuple[list[Network], int, i
 
     terminal.progress(options, "timing the digits network")
     every, one = (
-        timing.median_seconds(
+        timing.seconds_per_call(
             {
                 "float32": partial(forward_float, digits, x),
                 "int8": partial(forward_int8, layers, x),
@@ -151,7 +151,7 @@ def measure_product(options: argparse.Namespace, m: int, n: int, k: int) -> Prod
     packed, out = oc.pack(b), np.empty((m, n), np.int32)
     a_float, b_float = a.astype(np.float32), b.astype(np.float32)
     out_float = np.empty((m, n), np.float32)
-    seconds = timing.median_seconds(
+    seconds = timing.seconds_per_call(
         {
             "float32": lambda: np.matmul(a_float, b_float, out=out_float),
             "int8": lambda: oc.matmul(a, packed, out=out),

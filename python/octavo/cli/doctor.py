@@ -203,7 +203,7 @@ def measure_ceiling(options: argparse.Namespace, isa: str) -> Ceiling:
     packed = oc.pack(rng.integers(-128, 128, (size, size), np.int8))
     out = np.empty((size, size), np.int32)
     with runtime.force_isa(isa), oc.threads(1):
-        seconds = timing.median_seconds(
+        seconds = timing.seconds_per_call(
             {isa: lambda: oc.matmul(a, packed, out=out)}, options.seconds
         )
     return Ceiling(isa, _core.measure_peak(isa, options.seconds), size**3 / seconds[isa])

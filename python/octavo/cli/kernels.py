@@ -154,7 +154,7 @@ def measure_shape(options: argparse.Namespace, isa: str, m: int, n: int, k: int)
     peak = arithmetic_peak(isa) * runtime.get_num_threads()
     for work in works(m, n, k):
         terminal.progress(options, f"{isa}: {work.kernel} {m} x {n} x {k}")
-        (seconds,) = timing.median_seconds({work.kernel: work.compute}, options.seconds).values()
+        (seconds,) = timing.seconds_per_call({work.kernel: work.compute}, options.seconds).values()
         kernel = runtime.last_kernel()
         if not kernel.startswith(f"{isa}/"):
             raise ValueError(f"{work.kernel} ran {kernel or 'no kernel'}, expected one of {isa}")

@@ -1,4 +1,4 @@
-"""Timing for the commands: medians of interleaved samples."""
+"""Timing for the commands: interleaved samples."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def _sample(function: Callable[[], object], calls: int) -> float:
     return perf_counter() - start
 
 
-def median_seconds(
-    functions: Mapping[str, Callable[[], object]], seconds: float
+def seconds_per_call(
+    functions: Mapping[str, Callable[[], object]],
+    seconds: float,
+    summary: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
-    """Time functions in turn, for about `seconds` in all; return the median seconds a call of each.
+    """Time functions in turn, for about `seconds` in all; return the seconds a call of each.
 
     Samples alternate, so a machine that slows down slows all of them. Each sample repeats its
-    function for at least `SAMPLE_SECONDS`.
+    function for at least `SAMPLE_SECONDS`; `summary` makes one figure of a function's samples.
     """
     calls: dict[str, int] = {}
     for name, function in functions.items():
@@ -37,4 +39,4 @@ def median_seconds(
     while len(next(iter(samples.values()))) < LEAST_SAMPLES or perf_counter() < end:
         for name, function in functions.items():
             samples[name].append(_sample(function, calls[name]) / calls[name])
-    return {name: statistics.median(values) for name, values in samples.items()}
+    return {name: summary(values) for name, values in samples.items()}
