@@ -235,6 +235,9 @@ bool quantize_minmax(const float* x, int64_t n, float* least, float* greatest) {
   if (n <= 0) return true;
   float not_finite;
   range_of<typename Isa::Vector>(x, n, least, greatest, &not_finite);
+  // -0 becomes +0: which of the two a minimum keeps depends on the number of lanes.
+  *least += 0.0f;
+  *greatest += 0.0f;
   return not_finite == 0.0f;
 }
 
