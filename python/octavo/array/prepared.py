@@ -1,0 +1,272 @@
+"""The linear operator ``x @ w.T + b``: prepared once, run often.
+
+How the weights are stored decides how the product is done:
+
+- 8 or 4 bits with one scale for all or one for each output: integer kernels, weights packed;
+- 8 or 4 bits in groups: integers within a group, by plain loops (DESIGN 4, rule 7);
+- float16 and float32: NumPy's float32 product.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from octavo import _core
+from octavo.array.affine import check_out
+from octavo.array.interop import FLOAT32, as_array, is_floating
+from octavo.array.qparams import QParams
+
+if TYPE_CHECKING:
+    from octavo.array.qtensor import QTensor
+
+Bounds = tuple[float | None, float | None]
+Activation = str | Sequence[Any] | None
+
+_ACTIVATIONS: dict[str, Bounds] = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
+
+
+class PreparedLinear(Protocol):
+    """A validated linear operator; immutable, usable from many threads at once."""
+
+    in_features: int
+    out_features: int
+    nbytes: int
+
+    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Run on float32 `x` of shape (..., K), or on the 8-bit codes that it was prepared for."""
+
+
+def activation_bounds(activation: Activation) -> Bounds:
+    """Return the range that an activation clips to; None is an open end."""
+    if activation is None:
+        return None, None
+    if isinstance(activation, str):
+        if activation in _ACTIVATIONS:
+            return _ACTIVATIONS[activation]
+    elif len(activation) == 3 and activation[0] == "clip":
+        lo = -math.inf if activation[1] is None else float(activation[1])
+        hi = math.inf if activation[2] is None else float(activation[2])
+        if not lo <= hi or lo == math.inf or hi == -math.inf:
+            raise ValueError(
+                f"clip has bounds {lo} and {hi}, expected lo <= hi, both finite or None"
+            )
+        return (None if lo == -math.inf else lo), (None if hi == math.inf else hi)
+    known = ", ".join(map(repr, _ACTIVATIONS))
+    raise ValueError(f"activation is {activation!r}, expected {known}, ('clip', lo, hi) or None")
+
+
+def prepare(
+    w: QTensor | NDArray[np.float32],
+    bias: ArrayLike | None = None,
+    *,
+    x_qparams: QParams | None = None,
+    out_qparams: QParams | None = None,
+    out_dtype: str | None = None,
+    bounds: Bounds = (None, None),
+) -> PreparedLinear:
+    """Validate everything and pack the weights `w` of shape (out, in)."""
+    if w.ndim != 2:
+        raise ValueError(f"w has {w.ndim} dimensions, expected 2: (out, in)")
+    _check_qparams(x_qparams, "x_qparams")
+    _check_qparams(out_qparams, "out_qparams")
+    if out_dtype not in {None, "float32", "int32"}:
+        raise ValueError(f"out_dtype is {out_dtype!r}, expected 'float32', 'int32' or None")
+    if out_dtype is not None and out_qparams is not None:
+        raise ValueError(
+            f"out_dtype is {out_dtype!r} and out_qparams is given; expected one of them"
+        )
+    b = None if bias is None else _as_bias(bias, w.shape[0])
+    if not isinstance(w, np.ndarray) and w.axis == 1:
+        raise ValueError(
+            "the scale of w varies along axis 1, which the product sums over; w is (out, in): "
+            "quantize it with axis=0, or pass w.T if it is (in, out)"
+        )
+    if isinstance(w, np.ndarray) or w.dtype == "float16" or w.group_size is not None:
+        kind = "float" if isinstance(w, np.ndarray) or w.group_size is None else "grouped"
+        if out_dtype == "int32":
+            raise ValueError(f"out_dtype is 'int32' with {kind} weights, expected 'float32'")
+        if b is not None and b.dtype != FLOAT32:
+            raise TypeError(f"bias is {b.dtype} with {kind} weights, expected float32")
+        return PlainLinear(w, b, x_qparams, out_qparams, bounds)
+    if x_qparams is None:
+        if out_dtype == "int32":
+            raise ValueError("out_dtype is 'int32' without x_qparams; expected the scale of x too")
+        if b is not None and b.dtype != FLOAT32:
+            raise TypeError(f"bias is {b.dtype} without x_qparams; expected float32")
+    if out_dtype == "int32" and bounds != (None, None):
+        raise ValueError("activation is given with out_dtype='int32'; expected None")
+    return IntegerLinear(w, b, x_qparams, out_qparams, out_dtype or "float32", bounds)
+
+
+def _check_qparams(qparams: QParams | None, name: str) -> None:
+    if qparams is None:
+        return
+    if not isinstance(qparams, QParams):
+        raise TypeError(f"{name} is {type(qparams).__name__}, expected octavo.QParams")
+    if qparams.axis is not None:
+        raise ValueError(f"{name} has axis={qparams.axis}, expected one scale for the whole array")
+    if qparams.dtype not in {"int8", "uint8"}:
+        raise ValueError(f"{name} has dtype {qparams.dtype}, expected int8 or uint8")
+
+
+def _as_bias(bias: ArrayLike, out_features: int) -> NDArray[Any]:
+    """Return a copy of `bias` as float32, or as int32 where it was."""
+    array = as_array(bias, "bias")
+    if not is_floating(array) and array.dtype != np.int32:
+        raise TypeError(f"bias is {array.dtype}, expected float32, or int32 at x_scale * w_scale")
+    if array.shape != (out_features,):
+        raise ValueError(f"bias has shape {array.shape}, expected ({out_features},)")
+    b = np.array(array, dtype=np.float32 if is_floating(array) else np.int32)
+    if not np.isfinite(b).all():
+        raise ValueError("bias holds NaN or infinity, expected finite values")
+    return b
+
+
+class IntegerLinear:
+    """Integer kernels over packed weights. Only the packed form of the codes is kept."""
+
+    def __init__(
+        self,
+        w: QTensor,
+        bias: NDArray[Any] | None,
+        x_qparams: QParams | None,
+        out_qparams: QParams | None,
+        out_dtype: str,
+        bounds: Bounds,
+    ) -> None:
+        self.out_features: int = w.shape[0]
+        self.in_features: int = w.shape[1]
+        self.dtype = w.dtype
+        self.axis = w.axis
+        self.bias = bias
+        self.scale = w.scale
+        self.zero_point = w.zero_point
+        codes = w.codes()
+        x_scale = None if x_qparams is None else float(x_qparams.scale)
+        if (
+            x_scale is not None
+            and (out_dtype == "int32" or out_qparams is not None)
+            and bias is not None
+            and bias.dtype == FLOAT32
+        ):
+            codes = self._make_room(codes, bias, x_scale)
+        lo, hi = bounds
+        self.op = _core.LinearOp(
+            codes,
+            np.atleast_1d(self.scale),
+            np.array(self.zero_point, ndmin=1),
+            bias=bias,
+            x_scale=x_scale,
+            x_zero_point=0 if x_qparams is None else int(x_qparams.zero_point),
+            x_dtype=None if x_qparams is None else x_qparams.dtype,
+            out_dtype=out_dtype if out_qparams is None else out_qparams.dtype,
+            out_scale=None if out_qparams is None else float(out_qparams.scale),
+            out_zero_point=0 if out_qparams is None else int(out_qparams.zero_point),
+            lo=lo,
+            hi=hi,
+        )
+        self.nbytes: int = self.op.nbytes
+
+    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        return self.op(x, out)
+
+    def _make_room(
+        self, codes: NDArray[Any], bias: NDArray[np.float32], x_scale: float
+    ) -> NDArray[Any]:
+        """Double the weight scale of outputs whose bias int32 cannot hold (DESIGN 4, rule 4).
+
+        It is doubled until the bias takes at most half of int32's range: the rest is for the
+        products. Doubling keeps the requantized weights as near as their fewer codes can be.
+        """
+        scale = np.broadcast_to(self.scale, bias.shape)
+        steps = np.abs(bias.astype(np.float64)) / (x_scale * scale.astype(np.float64))
+        too_large = np.rint(steps) > np.iinfo(np.int32).max
+        if not too_large.any():
+            return codes
+        factor = np.where(too_large, 2.0 ** np.frexp(steps / 2.0**30)[1], 1.0)
+        first = int(np.argmax(too_large))
+        warnings.warn(
+            f"bias of {np.count_nonzero(too_large)} outputs overflows int32 at x_scale * w_scale "
+            f"(output {first}: {steps[first]:.3g} steps); their weight scales were raised, "
+            f"by {factor.max():g} at most, and their weights rounded again",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+        zero_point = np.broadcast_to(self.zero_point, bias.shape)[:, None]
+        self.axis = 0
+        self.scale = (scale * factor).astype(np.float32)
+        self.zero_point = zero_point[:, 0]
+        raised = np.rint((codes.astype(np.float64) - zero_point) / factor[:, None]) + zero_point
+        return raised.astype(codes.dtype)
+
+
+class PlainLinear:
+    """Float weights through NumPy, and grouped weights through plain loops."""
+
+    def __init__(
+        self,
+        w: QTensor | NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+        x_qparams: QParams | None,
+        out_qparams: QParams | None,
+        bounds: Bounds,
+    ) -> None:
+        self.out_features: int = w.shape[0]
+        self.in_features: int = w.shape[1]
+        self.w = w
+        self.bias = bias
+        self.nbytes = w.nbytes + (0 if bias is None else bias.nbytes)
+        self._x_qparams = x_qparams
+        self._out_qparams = out_qparams
+        self._bounds = bounds
+
+    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            last = x.shape[-1] if x.ndim else "no dimension"
+            raise ValueError(
+                f"w has in_features={self.in_features}, x has {last}; they must be equal"
+            )
+        out_dtype = "float32" if self._out_qparams is None else self._out_qparams.dtype
+        if out is not None:
+            check_out(out, (*x.shape[:-1], self.out_features), out_dtype, x)
+        if x.dtype != FLOAT32:
+            assert self._x_qparams is not None  # else codes would not have come this far
+            x = _core.dequantize(x, self._x_qparams.scale, self._x_qparams.zero_point, None)
+        y = self._product(x)
+        if self.bias is not None:
+            y += self.bias
+        lo, hi = self._bounds
+        # Comparisons, not np.clip: -0 becomes +0 (DESIGN 4, rule 5) and NaN stays.
+        if lo is not None:
+            y[y <= lo] = lo
+        if hi is not None:
+            y[y >= hi] = hi
+        if self._out_qparams is not None:
+            scale, zero_point = self._out_qparams.scale, self._out_qparams.zero_point
+            return _core.quantize(y, scale, zero_point, out_dtype, None, out)
+        if out is None:
+            return y
+        np.copyto(out, y)
+        return out
+
+    def _product(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        if isinstance(self.w, np.ndarray):
+            return np.matmul(x, self.w.T)
+        if self.w.group_size is None:
+            return np.matmul(x, self.w.dequantize().T)
+        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
+        zero_point = self.w.zero_point
+        y = _core.grouped_matmul(
+            rows,
+            self.w.codes(),
+            self.w.scale,
+            np.ascontiguousarray(zero_point) if zero_point.any() else None,
+            self.w.group_size,
+        )
+        return y.reshape(*x.shape[:-1], self.out_features)
