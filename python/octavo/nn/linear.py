@@ -1,0 +1,316 @@
+"""Linear: ``activation(x @ w.T + b)`` with the weights packed once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from octavo.array.functional import activations, quantize, wrap_result
+from octavo.array.interop import FLOAT32, as_float32, read_only
+from octavo.array.prepared import (
+    Activation,
+    IntegerLinear,
+    PlainLinear,
+    PreparedLinear,
+    activation_bounds,
+    prepare,
+)
+from octavo.array.qparams import QParams
+from octavo.array.qtensor import QTensor
+
+_PRECISION = re.compile(r"(int8|int4|float16|float32)(?:/([1-9][0-9]*))?")
+
+
+class Linear:
+    """The operator ``activation(x @ w.T + bias)``, made by `from_float` or `from_quantized`.
+
+    Call it with `x` of shape (..., in) as `octavo.linear` takes it; the result is a QTensor if the
+    operator has `out_qparams`, else float32. With ``out=`` the result is written there and nothing
+    is allocated. Frozen, and usable from many threads at once and after a fork. It pickles as plain
+    arrays and packs again, for the CPU it finds, at its first call.
+
+    Weights of 8 bits with one scale for each output run in integer kernels. Weights in groups, and
+    float weights, take plain paths for now: exact by their rules, but not fast.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> layer = oc.Linear.from_float(np.array([[1.0, -1.0], [0.5, 0.25]]), activation="relu")
+    >>> layer
+    Linear(in_features=2, out_features=2, precision='int8', activation='relu')
+    >>> layer(np.array([2.0, 1.0])).round(2)
+    array([1.  , 1.25], dtype=float32)
+    """
+
+    __slots__ = ("__weakref__", "_activation", "_held", "_out_qparams", "_precision", "_x_qparams")
+
+    # The prepared operator; after unpickling, until first use, the parts it will be prepared of.
+    # One attribute, replaced as a whole: threads need no lock.
+    _held: PreparedLinear | tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]
+    _precision: str
+    _x_qparams: QParams | None
+    _out_qparams: QParams | None
+    _activation: str | tuple[Any, ...] | None
+
+    def __init__(self) -> None:
+        raise TypeError("use Linear.from_float(w, ...) or Linear.from_quantized(w_q, ...)")
+
+    @classmethod
+    def from_float(
+        cls,
+        w: ArrayLike,
+        bias: ArrayLike | None = None,
+        *,
+        precision: str = "int8",
+        group_size: int | None = None,
+        method: str = "minmax",
+        x_qparams: QParams | None = None,
+        out_qparams: QParams | None = None,
+        activation: Activation = None,
+    ) -> Linear:
+        """Quantize float weights, symmetric, and prepare the operator.
+
+        Parameters
+        ----------
+        w : float array of shape (out, in)
+        bias : float32 array of shape (out,), or int32 at ``x_scale * w_scale``, optional
+        precision : str, default "int8"
+            "int8": a scale for each output. "int4/32", "int8/128" and the like: a scale for each
+            group of so many inputs. "float16", "float32": no scales.
+        group_size : int, optional
+            Another way to give the size of groups.
+        method : {"minmax", "percentile"}, default "minmax"
+            How scales are chosen; see `octavo.quantize`.
+        x_qparams, out_qparams, activation
+            See `octavo.linear`.
+
+        Returns
+        -------
+        Linear
+
+        Raises
+        ------
+        ValueError, TypeError
+            An unknown precision; shapes, dtypes or arguments that do not go together.
+
+        Examples
+        --------
+        >>> import numpy as np, octavo as oc
+        >>> oc.Linear.from_float(np.ones((3, 100), np.float32), precision="int4/32").nbytes
+        202
+        """
+        match = _PRECISION.fullmatch(precision)
+        if match is None:
+            raise ValueError(
+                f"precision is {precision!r}, expected 'int8', 'int4/32', 'int4/128' and the like, "
+                "'float16' or 'float32'"
+            )
+        dtype, in_name = match.groups()
+        if in_name is not None and group_size not in {None, int(in_name)}:
+            raise ValueError(
+                f"group_size is {group_size}, precision is {precision!r}; expected the same"
+            )
+        size = group_size if in_name is None else int(in_name)
+        if dtype == "int4" and size is None:
+            raise ValueError("precision is 'int4' without a group size, expected 'int4/32' or such")
+        if dtype.startswith("float") and size is not None:
+            raise ValueError(f"group_size is {size} with precision {dtype!r}, expected None")
+        weights = np.array(as_float32(w, "w"), order="C")
+        if weights.ndim != 2:
+            raise ValueError(f"w has {weights.ndim} dimensions, expected 2: (out, in)")
+        if dtype == "float32":
+            held: QTensor | NDArray[np.float32] = read_only(weights)
+        elif dtype == "float16":
+            held = quantize(weights, "float16")
+        else:
+            held = quantize(weights, dtype, axis=0, group_size=size, method=method)
+        return cls._prepare(held, bias, x_qparams, out_qparams, activation)
+
+    @classmethod
+    def from_quantized(
+        cls,
+        w_q: QTensor,
+        bias: ArrayLike | None = None,
+        *,
+        x_qparams: QParams | None = None,
+        out_qparams: QParams | None = None,
+        activation: Activation = None,
+    ) -> Linear:
+        """Prepare the operator for weights that are quantized already.
+
+        Parameters
+        ----------
+        w_q : QTensor of shape (out, in)
+            With one scale, one for each output (axis 0), or groups along the inputs.
+        bias, x_qparams, out_qparams, activation
+            See `octavo.linear`.
+
+        Returns
+        -------
+        Linear
+
+        Raises
+        ------
+        ValueError, TypeError
+            Shapes, dtypes or arguments that do not go together.
+        """
+        if not isinstance(w_q, QTensor):
+            raise TypeError(
+                f"w_q is {type(w_q).__name__}, expected octavo.QTensor; "
+                "Linear.from_float takes float weights"
+            )
+        return cls._prepare(w_q, bias, x_qparams, out_qparams, activation)
+
+    @classmethod
+    def _prepare(
+        cls,
+        w: QTensor | NDArray[np.float32],
+        bias: ArrayLike | None,
+        x_qparams: QParams | None,
+        out_qparams: QParams | None,
+        activation: Activation,
+    ) -> Linear:
+        operator = prepare(
+            w,
+            bias,
+            x_qparams=x_qparams,
+            out_qparams=out_qparams,
+            bounds=activation_bounds(activation),
+        )
+        if not isinstance(activation, str | None):
+            activation = tuple(activation)
+        if isinstance(w, np.ndarray):
+            precision = "float32"
+        else:
+            precision = w.dtype if w.group_size is None else f"{w.dtype}/{w.group_size}"
+        return _restore(cls, operator, precision, x_qparams, out_qparams, activation)
+
+    def __call__(
+        self, x: QTensor | ArrayLike, *, out: NDArray[Any] | None = None
+    ) -> QTensor | NDArray[Any]:
+        """Return ``activation(x @ w.T + bias)``; see `octavo.linear`."""
+        if type(x) is not np.ndarray or x.dtype != FLOAT32 or not x.flags.aligned:
+            x = activations(x, self._x_qparams)
+        y = self._operator(x, out)
+        if out is not None or self._out_qparams is None:
+            return y
+        return wrap_result(y, self._out_qparams)
+
+    @property
+    def _operator(self) -> PreparedLinear:
+        held = self._held
+        if isinstance(held, tuple):
+            w, bias = held
+            held = prepare(
+                w,
+                bias,
+                x_qparams=self._x_qparams,
+                out_qparams=self._out_qparams,
+                bounds=activation_bounds(self._activation),
+            )
+            self._held = held
+        return held
+
+    @property
+    def in_features(self) -> int:
+        """Length of the last axis of `x`."""
+        return self._operator.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Length of the last axis of the result."""
+        return self._operator.out_features
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the operator holds: weights as packed, scales, bias."""
+        return self._operator.nbytes
+
+    @property
+    def precision(self) -> str:
+        """How the weights are stored: "int8", "int4/32", "float32" and the like."""
+        return self._precision
+
+    @property
+    def x_qparams(self) -> QParams | None:
+        """How `x` is quantized, or read; None if on the fly."""
+        return self._x_qparams
+
+    @property
+    def out_qparams(self) -> QParams | None:
+        """How the result is quantized; None for float32."""
+        return self._out_qparams
+
+    @property
+    def activation(self) -> str | tuple[Any, ...] | None:
+        """The activation, as it was given."""
+        return self._activation
+
+    def unpack(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
+        """Return the weights in their plain form, bit for bit, and the bias."""
+        operator = self._operator
+        assert isinstance(operator, IntegerLinear | PlainLinear)
+        if isinstance(operator, PlainLinear):
+            return operator.w, operator.bias
+        w = QTensor(
+            operator.op.unpack(),
+            operator.scale,
+            operator.zero_point,
+            dtype=operator.dtype,
+            axis=operator.axis,
+        )
+        return w, operator.bias
+
+    def __repr__(self) -> str:
+        parts = [
+            f"in_features={self.in_features}",
+            f"out_features={self.out_features}",
+            f"precision={self._precision!r}",
+        ]
+        for name in ("x_qparams", "out_qparams", "activation"):
+            value = getattr(self, name)
+            if value is not None:
+                parts.append(f"{name}={value!r}")
+        return f"Linear({', '.join(parts)})"
+
+    # A frozen operator is its own copy.
+
+    def __copy__(self) -> Linear:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Linear:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.unpack(), *self._settings())
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self._precision, self._x_qparams, self._out_qparams, self._activation
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        w, bias = self.unpack()
+        digest = hashlib.sha256()
+        for part in (w.data if isinstance(w, np.ndarray) else w.__dask_tokenize__(), bias):
+            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+        return ("octavo.Linear", digest.hexdigest(), *map(repr, self._settings()))
+
+
+def _restore(
+    cls: type[Linear],
+    held: PreparedLinear | tuple[QTensor | NDArray[np.float32], NDArray[Any] | None],
+    precision: str,
+    x_qparams: QParams | None,
+    out_qparams: QParams | None,
+    activation: str | tuple[Any, ...] | None,
+) -> Linear:
+    layer = cls.__new__(cls)
+    layer._held = held
+    layer._precision = precision
+    layer._x_qparams = x_qparams
+    layer._out_qparams = out_qparams
+    layer._activation = activation
+    return layer
