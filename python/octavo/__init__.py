@@ -1,0 +1,48 @@
+"""Exact 8-bit neural network arithmetic on CPUs: the same bits on every instruction set."""
+
+import os
+import warnings
+
+from octavo import runtime
+from octavo._core import PackedMatrix, matmul, pack, requantize
+from octavo.array import QParams, QTensor, dequantize, linear, quantize
+from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
+from octavo.nn import Linear
+from octavo.runtime import set_num_threads, show_config, threads
+
+__version__: str  # read when asked for, see __getattr__
+
+__all__ = [
+    "FallbackWarning",
+    "Linear",
+    "ModelError",
+    "PackedMatrix",
+    "QParams",
+    "QTensor",
+    "UnsupportedOpError",
+    "__version__",
+    "dequantize",
+    "linear",
+    "matmul",
+    "pack",
+    "quantize",
+    "requantize",
+    "runtime",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]
+
+if runtime.available_isas()[0] == "scalar" and not os.environ.get("OCTAVO_ISA"):
+    warnings.warn(
+        "this CPU has none of the instructions that octavo has kernels for "
+        f"({', '.join(runtime.known_isas())}); results are the same, but slow",
+        FallbackWarning,
+        stacklevel=2,
+    )
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return runtime.version()
+    raise AttributeError(f"module 'octavo' has no attribute {name!r}")
