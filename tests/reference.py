@@ -1,0 +1,190 @@
+"""The arithmetic of docs/arithmetic.md in plain NumPy: the oracle of the Python tests.
+
+Nothing here imports octavo. Sums are int64; float steps are single float32 operations, each
+rounded; a fused multiply-add is emulated (`fma`).
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+F32 = np.float32
+RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int4": (-8, 7), "uint4": (0, 15)}
+LEAST_SCALE = F32(2.0**-126)
+
+
+def stored(dtype: str) -> str:
+    """The NumPy dtype that holds codes one a byte."""
+    return dtype.replace("4", "8")
+
+
+def along(values: ArrayLike, axis: int | None, ndim: int) -> Array:
+    """Values per index of `axis`, shaped to broadcast against an array of `ndim` dimensions."""
+    array = np.asarray(values)
+    if axis is None or array.ndim == 0:
+        return array
+    return array.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
+
+
+def quantize(
+    x: Array, scale: ArrayLike, zero_point: ArrayLike, dtype: str, axis: int | None = None
+) -> Array:
+    """Rule 1."""
+    qmin, qmax = RANGES[dtype]
+    zp = along(np.asarray(zero_point, np.int32), axis, x.ndim)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        v = np.asarray(x, F32) / along(np.asarray(scale, F32), axis, x.ndim)
+    v = np.where(np.isnan(v), F32(0), v)
+    v = np.rint(np.clip(v, (qmin - zp).astype(F32), (qmax - zp).astype(F32)))
+    return (v.astype(np.int32) + zp).astype(stored(dtype))
+
+
+def dequantize(
+    q: Array, scale: ArrayLike, zero_point: ArrayLike, axis: int | None = None
+) -> NDArray[F32]:
+    """Rule 2."""
+    zp = along(np.asarray(zero_point, np.int32), axis, q.ndim)
+    return (q.astype(np.int32) - zp).astype(F32) * along(np.asarray(scale, F32), axis, q.ndim)
+
+
+def accumulate(a: Array, b: Array, a_zp: ArrayLike = 0, b_zp: ArrayLike = 0) -> NDArray[np.int64]:
+    """Rule 3; `a_zp` per row of shape a.shape[:-1], `b_zp` per column."""
+    rows = np.asarray(a_zp, np.int64)
+    rows = rows[..., None] if rows.ndim else rows
+    columns = np.asarray(b_zp, np.int64)
+    columns = columns[..., None, :] if columns.ndim else columns
+    return np.matmul(a.astype(np.int64) - rows, b.astype(np.int64) - columns)
+
+
+def requantize(
+    acc: Array,
+    multiplier: ArrayLike,
+    zero_point: int,
+    dtype: str,
+    bias: ArrayLike = 0,
+    lo: float = -np.inf,
+    hi: float = np.inf,
+) -> Array:
+    """Rule 4, channels on the last axis; lo and hi clamp the value before the zero point."""
+    qmin, qmax = RANGES[dtype]
+    total = acc.astype(np.int64) + np.asarray(bias, np.int64)
+    assert np.all(np.abs(total) < 2**31)
+    with np.errstate(over="ignore"):
+        v = total.astype(np.int32).astype(F32) * np.asarray(multiplier, F32)
+    low = max(F32(qmin - zero_point), F32(lo))
+    high = min(F32(qmax - zero_point), F32(hi))
+    return (np.rint(np.clip(v, low, high)).astype(np.int32) + zero_point).astype(dtype)
+
+
+def float_output(
+    acc: Array, x_scale: ArrayLike, w_scale: ArrayLike, bias: ArrayLike | None = None
+) -> NDArray[F32]:
+    """Rule 5; `x_scale` broadcasts over rows, `w_scale` over columns."""
+    y = acc.astype(F32) * (np.asarray(x_scale, F32) * np.asarray(w_scale, F32))
+    return y if bias is None else y + np.asarray(bias, F32)
+
+
+def clip(y: NDArray[F32], lo: float | None, hi: float | None) -> NDArray[F32]:
+    """An activation in real units: NaN stays, -0 becomes +0 at a bound of 0."""
+    y = y.copy()
+    if lo is not None:
+        y[y <= F32(lo)] = F32(lo)
+    if hi is not None:
+        y[y >= F32(hi)] = F32(hi)
+    return y
+
+
+def asymmetric(least: Array, greatest: Array, dtype: str = "uint8") -> tuple[Array, Array]:
+    """Rule 6's scale and zero point for a range, for any dtype."""
+    qmin, qmax = RANGES[dtype]
+    steps = F32(qmax - qmin)
+    lo, hi = np.minimum(least, F32(0)), np.maximum(greatest, F32(0))
+    with np.errstate(over="ignore", under="ignore"):
+        span = (hi - lo).astype(F32)
+        step = np.where(np.isinf(span), hi / steps - lo / steps, span / steps)
+    scale = np.maximum(step, LEAST_SCALE).astype(F32)
+    zero_point = np.clip(np.rint(-lo / scale), 0, steps).astype(np.int32) + qmin
+    empty = (lo == 0) & (hi == 0)
+    return np.where(empty, F32(1), scale), np.where(empty, 0, zero_point).astype(np.int32)
+
+
+def quantize_rows(x: NDArray[F32]) -> tuple[Array, Array, Array]:
+    """Rule 6: each row to uint8; a row that is not finite has scale NaN."""
+    finite = np.isfinite(x).all(axis=-1)
+    clean = np.where(finite[..., None], x, F32(0))
+    least = clean.min(axis=-1, initial=0)
+    greatest = clean.max(axis=-1, initial=0)
+    scale, zero_point = asymmetric(least, greatest)
+    rows = clean.reshape(-1, x.shape[-1]) if x.size else clean.reshape(scale.size, x.shape[-1])
+    q = quantize(rows, scale.reshape(-1), zero_point.reshape(-1), "uint8", 0).reshape(x.shape)
+    return q, np.where(finite, scale, F32(np.nan)), zero_point
+
+
+def dynamic_linear(
+    x: NDArray[F32],
+    w: Array,
+    w_scale: ArrayLike,
+    w_zero_point: ArrayLike = 0,
+    bias: ArrayLike | None = None,
+) -> NDArray[F32]:
+    """Float in, float out, by rules 6, 3 and 5; `w` codes of shape (N, K)."""
+    q, scale, zero_point = quantize_rows(x)
+    acc = accumulate(q, w.T, zero_point, w_zero_point)
+    return float_output(acc, scale[..., None], w_scale, bias)
+
+
+def integer_bias(bias: ArrayLike, x_scale: float, w_scale: ArrayLike) -> NDArray[np.int64]:
+    """Rule 4's bias at x_scale * w_scale."""
+    steps = np.float64(F32(x_scale)) * np.asarray(w_scale, F32).astype(np.float64)
+    return np.rint(np.asarray(bias, F32).astype(np.float64) / steps).astype(np.int64)
+
+
+def multiplier(x_scale: float, w_scale: ArrayLike, y_scale: float) -> NDArray[F32]:
+    """Rule 4's multiplier: computed in float64, rounded once."""
+    steps = np.float64(F32(x_scale)) * np.asarray(w_scale, F32).astype(np.float64)
+    return (steps / np.float64(F32(y_scale))).astype(F32)
+
+
+def fma(a: Array, b: Array, c: Array) -> NDArray[F32]:
+    """float32(a * b + c), rounded once.
+
+    The product of two float32 is exact in float64. The sum is rounded to odd there: 53 bits are
+    enough for the second rounding to be right then (Boldo and Melquiond, "Emulation of FMA and
+    correctly rounded sums: proved algorithms using rounding to odd", 2008, theorem 2).
+    """
+    product = a.astype(np.float64) * b.astype(np.float64)
+    addend = c.astype(np.float64)
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    bits = total.view(np.int64).copy()
+    even = (bits & 1) == 0
+    # Step one unit towards the exact sum where it was rounded away from it, then it is odd.
+    towards = np.where((error > 0) == (total > 0), 1, -1)
+    bits += np.where((error != 0) & even, towards, 0)
+    return bits.view(np.float64).astype(F32)
+
+
+def grouped_linear(
+    x: NDArray[F32],
+    w: Array,
+    w_scale: NDArray[F32],
+    w_zero_point: Array,
+    group_size: int,
+    bias: ArrayLike | None = None,
+) -> NDArray[F32]:
+    """Rule 7; `w` codes (N, K), scales and zero points (N, G)."""
+    top = np.abs(x).max(axis=-1, initial=0)
+    scale = np.maximum(top / F32(127), LEAST_SCALE).astype(F32)
+    scale = np.where(top == 0, F32(1), scale)
+    q = quantize(x, scale, np.zeros_like(scale, np.int32), "int8", 0)
+    s = np.zeros((len(x), len(w)), F32)
+    for g in range(w_scale.shape[1]):
+        k = slice(g * group_size, (g + 1) * group_size)
+        part = w[:, k].astype(np.int64) - w_zero_point[:, g, None]
+        acc = (q[:, k].astype(np.int64) @ part.T).astype(F32)
+        s = fma(acc, np.broadcast_to(w_scale[:, g], s.shape), s)
+    y = s * scale[:, None]
+    return y if bias is None else y + np.asarray(bias, F32)
