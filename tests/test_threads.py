@@ -1,0 +1,147 @@
+"""One object, eight threads, all at once."""
+
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import octavo as oc
+
+THREADS = 8
+P = oc.QParams(0.05, 120)
+
+
+@pytest.fixture(autouse=True)
+def frequent_switches():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def run_threaded(function, repeat=5):
+    """Call function(i) in each of the threads, started together; raise what any of them raised."""
+    barrier = threading.Barrier(THREADS)
+    errors = []
+
+    def work(i):
+        try:
+            barrier.wait(30)
+            for _ in range(repeat):
+                function(i)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    if errors:
+        raise errors[0]
+
+
+def operands(seed=0, n=96, k=200):
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((n, k)).astype(np.float32)
+    b = rng.standard_normal(n).astype(np.float32)
+    xs = [rng.standard_normal((m, k)).astype(np.float32) for m in (1, 2, 3, 17, 64, 65, 100, 129)]
+    return w, b, xs
+
+
+MAKERS = {
+    "dynamic": lambda w, b: oc.Linear.from_float(w, b, activation="relu"),
+    "static": lambda w, b: oc.Linear.from_float(w, b, x_qparams=P, out_qparams=P),
+    "unpickled": lambda w, b: pickle.loads(pickle.dumps(oc.Linear.from_float(w, b))),
+    "grouped": lambda w, b: oc.Linear.from_float(w, b, precision="int4/32"),
+    "float16": lambda w, b: oc.Linear.from_float(w, b, precision="float16"),
+}
+
+
+def plain(y):
+    return y.codes() if isinstance(y, oc.QTensor) else y
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_layer_serves_many_threads(kind):
+    w, b, xs = operands()
+    alone = MAKERS[kind](w, b)
+    wanted = [plain(alone(x)) for x in xs]
+    for _ in range(3):  # the first call of a fresh layer is the risky one
+        shared = MAKERS[kind](w, b)
+
+        def function(i, shared=shared):
+            assert np.array_equal(plain(shared(xs[i])), wanted[i])
+
+        run_threaded(function)
+
+
+def test_a_layer_writes_to_each_threads_own_out():
+    w, b, xs = operands()
+    layer = oc.Linear.from_float(w, b)
+    wanted = [layer(x) for x in xs]
+    outs = [np.empty_like(y) for y in wanted]
+
+    def function(i):
+        outs[i][:] = 0
+        layer(xs[i], out=outs[i])
+        assert np.array_equal(outs[i], wanted[i])
+
+    run_threaded(function, 20)
+
+
+def test_a_tensor_is_packed_by_whoever_comes_first():
+    w, _, xs = operands()
+    wanted = [x @ oc.quantize(w, axis=0).T for x in xs]
+    for _ in range(5):
+        q = oc.quantize(w, axis=0)
+
+        def function(i, q=q):
+            assert np.array_equal(xs[i] @ q.T, wanted[i])
+
+        run_threaded(function)
+        assert len(q._prepared.operators) == 1
+
+
+def test_different_operators_of_one_tensor_do_not_disturb_each_other():
+    w, b, xs = operands()
+    q = oc.quantize(w, axis=0)
+    options = [{"bias": b + i, "activation": ("clip", -i, None)} for i in range(THREADS)]
+    wanted = [oc.linear(xs[i], oc.quantize(w, axis=0), **options[i]) for i in range(THREADS)]
+
+    def function(i):
+        assert np.array_equal(oc.linear(xs[i], q, **options[i]), wanted[i])
+
+    run_threaded(function, 20)
+
+
+def test_a_packed_matrix_serves_many_threads_on_every_isa():
+    rng = np.random.default_rng(1)
+    b = rng.integers(-128, 128, (200, 96), np.int8)
+    a = [rng.integers(0, 256, (m, 200), np.uint8) for m in (1, 2, 3, 17, 64, 65, 100, 129)]
+    wanted = [x.astype(np.int64) @ b.astype(np.int64) for x in a]
+    isas = oc.runtime.available_isas()
+    for _ in range(3):
+        packed = oc.pack(b)
+
+        def function(i, packed=packed):
+            with oc.runtime.force_isa(isas[i % len(isas)]), oc.threads(1 + i % 3):
+                assert np.array_equal(oc.matmul(a[i], packed), wanted[i])
+                assert oc.runtime.last_kernel().startswith(isas[i % len(isas)])
+
+        run_threaded(function)
+
+
+def test_functions_serve_many_threads():
+    _, _, xs = operands()
+    wanted = [oc.quantize(x, "uint8", axis=1) for x in xs]
+
+    def function(i):
+        q = oc.quantize(xs[i], "uint8", axis=1)
+        assert q.equals(wanted[i])
+        assert np.array_equal(q.dequantize(), wanted[i].dequantize())
+
+    run_threaded(function)
