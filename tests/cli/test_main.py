@@ -1,5 +1,6 @@
 """The command line as a whole: arguments, exit statuses, streams."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ import pytest
 
 import octavo as oc
 from octavo import cli, runtime
-from octavo.cli import demo, doctor, kernels
+from octavo.cli import demo, doctor, kernels, machine
 
 
 def octavo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -114,3 +115,13 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     assert process.wait(timeout=120) == 1
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
+
+
+def test_a_busy_machine_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0.0, 0.0), raising=False)
+    assert machine.load_notes() == [
+        "this machine is busy (load 9.0 on 2 cores): the figures are not steady"
+    ]
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 9.0, 9.0), raising=False)
+    assert machine.load_notes() == []

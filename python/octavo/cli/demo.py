@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 import octavo as oc
-from octavo import runtime
 from octavo.cli import machine, terminal, timing
 from octavo.demo import forward_float, forward_int8, load_digits, quantize_network
 
@@ -58,7 +57,8 @@ def add_command(
         parents=[common],
         help="a trained digit classifier in int8 beside float32",
         description="Run a small trained network on held-out images in float32 (NumPy) and in int8, "
-        "then a few matrix products. Everything is measured now, on this machine.",
+        "then a few matrix products. Everything is measured now, on this machine, with one thread "
+        "unless --threads says otherwise.",
     )
     parser.add_argument(
         "--seconds",
@@ -70,15 +70,22 @@ def add_command(
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print; return the exit status."""
-    flags = (
-        ["--json"] * options.json + ["--quiet"] * options.quiet + ["--verbose"] * options.verbose
-    )
-    arguments = ["demo", "--seconds", str(options.seconds), *flags]
-    status = machine.rerun_with_equal_threads(arguments, runtime.get_num_threads())
+    """Give NumPy as many threads as us, measure and print; return the exit status."""
+    # One thread unless asked: on a busy machine a BLAS with several threads can be a hundred times
+    # slower than it is alone, and the comparison would say so.
+    threads = options.threads or 1
+    arguments = ["demo", "--seconds", str(options.seconds)]
+    arguments += [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
+    status = machine.rerun_with_equal_threads(arguments, threads)
     if status is not None:
         return status
+    with oc.threads(threads):
+        return measure(options)
 
+
+def measure(options: argparse.Namespace) -> int:
+    """Measure and print; return the exit status."""
+    notes = machine.load_notes() + machine.blas_notes()
     networks, images, calibrated = measure_networks(options)
     products = [measure_product(options, *shape) for shape in SHAPES]
     if options.json:
@@ -89,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
                 "calibration_images": calibrated,
                 "networks": [asdict(network) for network in networks],
                 "products": [asdict(product) for product in products],
-                "notes": machine.blas_notes(),
+                "notes": notes,
             }
         )
     else:
@@ -100,9 +107,10 @@ def run(options: argparse.Namespace) -> int:
         print_products(products)
         terminal.print_text()
         terminal.print_text(
-            "Measured now, on this machine: medians of interleaved runs, equal threads."
+            "Measured now, on this machine: medians of interleaved runs, as many threads for NumPy "
+            "as for octavo."
         )
-    terminal.print_notes(options, machine.blas_notes())
+    terminal.print_notes(options, notes)
     return 0
 
 

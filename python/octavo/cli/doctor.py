@@ -78,6 +78,7 @@ def add_command(
 
 def run(options: argparse.Namespace) -> int:
     """Check, measure and print; return 1 if a self-test failed."""
+    notes = machine.load_notes() + machine.blas_notes()
     if not options.json:
         oc.show_config()
         terminal.print_text()
@@ -86,7 +87,6 @@ def run(options: argparse.Namespace) -> int:
         print_checks(checks)
     float32 = measure_float(options)
     ceilings = [measure_ceiling(options, isa) for isa in runtime.available_isas()]
-    notes = machine.blas_notes()
     if options.json:
         terminal.print_json(
             {

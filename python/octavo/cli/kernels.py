@@ -92,17 +92,24 @@ def shape(text: str) -> tuple[int, int, int]:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print; return the exit status."""
+    notes = [NOTE, *machine.load_notes()]
     rows: list[Row] = []
     for isa in options.isa or [runtime.isa()]:
         with runtime.force_isa(isa):
             for m, n, k in options.shape or SHAPES:
                 rows += measure_shape(options, isa, m, n, k)
     if options.json:
-        terminal.print_json({"machine": machine.describe(), "rows": [asdict(row) for row in rows]})
+        terminal.print_json(
+            {
+                "machine": machine.describe(),
+                "rows": [asdict(row) for row in rows],
+                "notes": notes,
+            }
+        )
     else:
         terminal.print_text(machine.heading())
         print_rows(rows)
-    terminal.print_notes(options, [NOTE])
+    terminal.print_notes(options, notes)
     return 0
 
 

@@ -68,6 +68,15 @@ def blas_name() -> str:
     return f"{blas.get('name', 'unknown BLAS')} {blas.get('version', '')}".strip()
 
 
+def load_notes() -> list[str]:
+    """Return a note if other programs want this machine's cores."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load <= cores:
+        return []
+    return [f"this machine is busy (load {load:.1f} on {cores} cores): the figures are not steady"]
+
+
 def blas_notes() -> list[str]:
     """Return a note if the environment holds NumPy's float32 to another CPU's kernels."""
     found = [f"{name}={os.environ[name]}" for name in _BLAS_OVERRIDES if os.environ.get(name)]
