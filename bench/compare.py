@@ -102,7 +102,11 @@ def main() -> int:
     import tables  # these import NumPy, which reads the environment
     from contest import Contest
 
-    contest = Contest(arguments, cores)
+    try:
+        contest = Contest(arguments, cores)
+    except ValueError as error:  # an ISA that octavo does not know, or that this CPU lacks
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 2
     contest.run()
     bars, notes = contest.bars(), contest.notes()
     text = tables.document(contest.machine, contest.rows, bars, notes)

@@ -1,6 +1,7 @@
 """Octavo's side of the tables: the same factories as in peers.py."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from operands import X_SCALE, X_ZERO_POINT, Y_ZERO_POINT, Array, Elements, Product
@@ -19,7 +20,7 @@ def products(p: Product, kinds: set[str], threads: int | None = None) -> list[En
     a, w, x = p.a, p.w, p.x
     linear = oc.Linear.from_quantized(oc.QTensor(p.w_t, p.w_scale, axis=0))
     multiplier, float_multiplier = p.multiplier, p.float_multiplier
-    calls: dict[str, Callable[[], Array]] = {
+    calls: dict[str, Callable[[], Any]] = {
         "s32": lambda: oc.matmul(a, packed, out=sums),
         "u8": lambda: oc.matmul(
             a,

@@ -11,8 +11,11 @@ Row = Mapping[str, Any]
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    cells = [list(header), *map(list, lines)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+    """Columns in which nothing stands are left out."""
+    columns = zip(header, *lines, strict=True)
+    kept = [column for column in columns if set(column[1:]) - {"-", ""} or column[0] == ""]
+    cells = list(zip(*kept, strict=True))
+    widths = [max(len(line[i]) for line in cells) for i in range(len(kept))]
 
     def draw(line: Sequence[str]) -> str:
         first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))

@@ -10,7 +10,7 @@ from rounds import Probe, geometric_mean, median_interval, ratio, time_rounds
 
 def test_interval_of_20_values_holds_the_median_with_95_percent() -> None:
     low, high = median_interval(range(20))
-    outside = sum(math.comb(20, i) for i in range(low + 1)) / 2**19
+    outside = sum(math.comb(20, i) for i in range(int(low) + 1)) / 2**19
     assert (low, high) == (5, 14)
     assert outside < 0.05 < outside + math.comb(20, 6) / 2**19
 
