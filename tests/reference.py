@@ -1,4 +1,4 @@
-"""The arithmetic of docs/arithmetic.md in plain NumPy: the oracle of the Python tests.
+"""The arithmetic of docs/int8.md in plain NumPy: the oracle of the Python tests.
 
 Nothing here imports octavo. Sums are int64; float steps are single float32 operations, each
 rounded; a fused multiply-add is emulated (`fma`).
@@ -31,7 +31,7 @@ def along(values: ArrayLike, axis: int | None, ndim: int) -> Array:
 def quantize(
     x: Array, scale: ArrayLike, zero_point: ArrayLike, dtype: str, axis: int | None = None
 ) -> Array:
-    """Rule 1."""
+    """Quantize: a float32 division, half to even, NaN as 0."""
     qmin, qmax = RANGES[dtype]
     zp = along(np.asarray(zero_point, np.int32), axis, x.ndim)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -44,13 +44,13 @@ def quantize(
 def dequantize(
     q: Array, scale: ArrayLike, zero_point: ArrayLike, axis: int | None = None
 ) -> NDArray[F32]:
-    """Rule 2."""
+    """Dequantize."""
     zp = along(np.asarray(zero_point, np.int32), axis, q.ndim)
     return (q.astype(np.int32) - zp).astype(F32) * along(np.asarray(scale, F32), axis, q.ndim)
 
 
 def accumulate(a: Array, b: Array, a_zp: ArrayLike = 0, b_zp: ArrayLike = 0) -> NDArray[np.int64]:
-    """Rule 3; `a_zp` per row of shape a.shape[:-1], `b_zp` per column."""
+    """Accumulate, exactly; `a_zp` per row of shape a.shape[:-1], `b_zp` per column."""
     rows = np.asarray(a_zp, np.int64)
     rows = rows[..., None] if rows.ndim else rows
     columns = np.asarray(b_zp, np.int64)
@@ -67,7 +67,7 @@ def requantize(
     lo: float = -np.inf,
     hi: float = np.inf,
 ) -> Array:
-    """Rule 4, channels on the last axis; lo and hi clamp the value before the zero point."""
+    """Requantize, channels on the last axis; lo and hi clamp the value before the zero point."""
     qmin, qmax = RANGES[dtype]
     total = acc.astype(np.int64) + np.asarray(bias, np.int64)
     assert np.all(np.abs(total) < 2**31)
@@ -81,7 +81,7 @@ def requantize(
 def float_output(
     acc: Array, x_scale: ArrayLike, w_scale: ArrayLike, bias: ArrayLike | None = None
 ) -> NDArray[F32]:
-    """Rule 5; `x_scale` broadcasts over rows, `w_scale` over columns."""
+    """Float results; `x_scale` broadcasts over rows, `w_scale` over columns."""
     y = acc.astype(F32) * (np.asarray(x_scale, F32) * np.asarray(w_scale, F32))
     return y if bias is None else y + np.asarray(bias, F32)
 
@@ -97,7 +97,7 @@ def clip(y: NDArray[F32], lo: float | None, hi: float | None) -> NDArray[F32]:
 
 
 def asymmetric(least: Array, greatest: Array, dtype: str = "uint8") -> tuple[Array, Array]:
-    """Rule 6's scale and zero point for a range, for any dtype."""
+    """Scale and zero point of a range, widened to hold 0, for any dtype."""
     qmin, qmax = RANGES[dtype]
     steps = F32(qmax - qmin)
     lo, hi = np.minimum(least, F32(0)), np.maximum(greatest, F32(0))
@@ -111,7 +111,7 @@ def asymmetric(least: Array, greatest: Array, dtype: str = "uint8") -> tuple[Arr
 
 
 def quantize_rows(x: NDArray[F32]) -> tuple[Array, Array, Array]:
-    """Rule 6: each row to uint8; a row that is not finite has scale NaN."""
+    """Dynamic quantization: each row to uint8; a row that is not finite has scale NaN."""
     finite = np.isfinite(x).all(axis=-1)
     clean = np.where(finite[..., None], x, F32(0))
     least = clean.min(axis=-1, initial=0)
@@ -129,20 +129,20 @@ def dynamic_linear(
     w_zero_point: ArrayLike = 0,
     bias: ArrayLike | None = None,
 ) -> NDArray[F32]:
-    """Float in, float out, by rules 6, 3 and 5; `w` codes of shape (N, K)."""
+    """Float in, float out, rows quantized on the fly; `w` codes of shape (N, K)."""
     q, scale, zero_point = quantize_rows(x)
     acc = accumulate(q, w.T, zero_point, w_zero_point)
     return float_output(acc, scale[..., None], w_scale, bias)
 
 
 def integer_bias(bias: ArrayLike, x_scale: float, w_scale: ArrayLike) -> NDArray[np.int64]:
-    """Rule 4's bias at x_scale * w_scale."""
+    """The bias at x_scale * w_scale."""
     steps = np.float64(F32(x_scale)) * np.asarray(w_scale, F32).astype(np.float64)
     return np.rint(np.asarray(bias, F32).astype(np.float64) / steps).astype(np.int64)
 
 
 def multiplier(x_scale: float, w_scale: ArrayLike, y_scale: float) -> NDArray[F32]:
-    """Rule 4's multiplier: computed in float64, rounded once."""
+    """x_scale * w_scale / y_scale: computed in float64, rounded once."""
     steps = np.float64(F32(x_scale)) * np.asarray(w_scale, F32).astype(np.float64)
     return (steps / np.float64(F32(y_scale))).astype(F32)
 
@@ -175,7 +175,10 @@ def grouped_linear(
     group_size: int,
     bias: ArrayLike | None = None,
 ) -> NDArray[F32]:
-    """Rule 7; `w` codes (N, K), scales and zero points (N, G)."""
+    """Weights in groups; `w` codes (N, K), scales and zero points (N, G).
+
+    Rows of x become symmetric int8; one fma for each group, ascending; then the scale of the row.
+    """
     top = np.abs(x).max(axis=-1, initial=0)
     scale = np.maximum(top / F32(127), LEAST_SCALE).astype(F32)
     scale = np.where(top == 0, F32(1), scale)

@@ -98,7 +98,7 @@ def test_quantized_output(rng, x_qparams, out_qparams, activation):
         out_qparams.dtype,
         reference.integer_bias(b, x_qparams.scale, w.scale),
     )
-    # A fused clip is a tighter clamp: of the codes that rule 1 gives for its bounds.
+    # A fused clip is a tighter clamp: of the codes that its bounds quantize to.
     zero, scale = int(out_qparams.zero_point), out_qparams.scale
     for bound, tighten in ((lo, np.maximum), (hi, np.minimum)):
         if bound is not None:
@@ -115,7 +115,7 @@ def test_quantized_output(rng, x_qparams, out_qparams, activation):
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("out_qparams", OUT, ids=repr)
-def test_dynamic_input_with_quantized_output_is_rule_1_of_the_float_result(rng, out_qparams):
+def test_dynamic_input_with_quantized_output_quantizes_the_float_result(rng, out_qparams):
     x, w, b = case(rng, 5, 33, 64)
     y = oc.linear(x, w, b, out_qparams=out_qparams, activation="relu")
     real = reference.clip(reference.dynamic_linear(x, w.codes(), w.scale, 0, b), 0.0, None)

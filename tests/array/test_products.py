@@ -119,7 +119,7 @@ def test_odd_inputs(rng, make):
 
 @pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8"])
 @pytest.mark.parametrize(("k", "group_size"), [(100, 32), (64, 32), (7, 128), (5, 1), (0, 4)])
-def test_grouped_weights_follow_rule_7(rng, dtype, k, group_size):
+def test_grouped_weights_follow_the_rule(rng, dtype, k, group_size):
     w = oc.quantize(rng.standard_normal((9, k)), dtype, axis=0, group_size=group_size)
     x = rng.standard_normal((2, 3, k)).astype(np.float32)
     y = x @ w.T

@@ -43,7 +43,7 @@ def test_rounds_half_to_even_and_saturates_at_the_full_range(dtype):
     scale=st.floats(2.0**-100, 2.0**100, width=32),
     data=st.data(),
 )
-def test_given_scales_follow_rule_1(x, dtype, scale, data):
+def test_given_scales_follow_the_rule(x, dtype, scale, data):
     axis = data.draw(st.none() | st.integers(-x.ndim, x.ndim - 1))
     shape = () if axis is None else (x.shape[axis],)
     scales = np.full(shape, scale, np.float32)

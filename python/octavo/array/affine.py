@@ -139,9 +139,11 @@ def to_codes(
     axis: int | None,
     group_size: int | None,
 ) -> NDArray[Any]:
-    """Quantize `x` by given parameters (DESIGN 4, rule 1): one code a byte, C order."""
+    """Quantize `x` by given parameters (docs/int8.md): one code a byte, C order."""
+    codes: NDArray[Any]
     if group_size is None:
-        return _core.quantize(x, scale, zero_point, dtype, axis)
+        codes = _core.quantize(x, scale, zero_point, dtype, axis)
+        return codes
     blocks = _blocks(x, axis, group_size)
     codes = _core.quantize(blocks, *_block_params(scale, zero_point, axis), dtype, 0)
     return _unblocks(codes, x.shape, axis)
@@ -155,9 +157,11 @@ def from_codes(
     group_size: int | None,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Dequantize codes (rule 2): ``float32(q - zero_point) * scale``."""
+    """Dequantize codes: ``float32(q - zero_point) * scale``."""
+    real: NDArray[np.float32]
     if group_size is None:
-        return _core.dequantize(codes, scale, zero_point, axis, out)
+        real = _core.dequantize(codes, scale, zero_point, axis, out)
+        return real
     blocks = _blocks(codes, axis, group_size)
     real = _core.dequantize(blocks, *_block_params(scale, zero_point, axis), 0)
     values = _unblocks(real, codes.shape, axis)

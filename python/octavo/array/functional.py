@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from octavo import _core
 from octavo.array import affine
 from octavo.array.interop import as_array, as_float32, dtype_name, is_floating
 from octavo.array.prepared import Activation, activation_bounds, prepare
@@ -218,7 +217,7 @@ def dequantize(
             f"scale has shape {qparams.scale.shape}, expected {expected} "
             f"for q of shape {codes.shape}, axis={kept}"
         )
-    return _core.dequantize(codes, qparams.scale, qparams.zero_point, kept, out)
+    return affine.from_codes(codes, qparams.scale, qparams.zero_point, kept, None, out)
 
 
 def linear(

@@ -3,7 +3,8 @@
 How the weights are stored decides how the product is done:
 
 - 8 or 4 bits with one scale for all or one for each output: integer kernels, weights packed;
-- 8 or 4 bits in groups: integers within a group, by plain loops (DESIGN 4, rule 7);
+- 8 or 4 bits in groups: rows of x become symmetric int8, then, by plain loops,
+  ``s = fma(float32(acc_g), w_scale_g, s)`` over the groups g, and ``s * x_scale + bias``;
 - float16 and float32: NumPy's float32 product.
 """
 
@@ -174,12 +175,13 @@ class IntegerLinear:
         self.nbytes: int = self.op.nbytes
 
     def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        return self.op(x, out)
+        y: NDArray[Any] = self.op(x, out)
+        return y
 
     def _make_room(
         self, codes: NDArray[Any], bias: NDArray[np.float32], x_scale: float
     ) -> NDArray[Any]:
-        """Double the weight scale of outputs whose bias int32 cannot hold (DESIGN 4, rule 4).
+        """Double the weight scale of outputs whose bias int32 cannot hold (docs/int8.md).
 
         It is doubled until the bias takes at most half of int32's range: the rest is for the
         products. Doubling keeps the requantized weights as near as their fewer codes can be.
@@ -242,28 +244,31 @@ class PlainLinear:
         if self.bias is not None:
             y += self.bias
         lo, hi = self._bounds
-        # Comparisons, not np.clip: -0 becomes +0 (DESIGN 4, rule 5) and NaN stays.
+        # Comparisons, not np.clip: -0 becomes +0 and NaN stays.
         if lo is not None:
             y[y <= lo] = lo
         if hi is not None:
             y[y >= hi] = hi
         if self._out_qparams is not None:
             scale, zero_point = self._out_qparams.scale, self._out_qparams.zero_point
-            return _core.quantize(y, scale, zero_point, out_dtype, None, out)
+            codes: NDArray[Any] = _core.quantize(y, scale, zero_point, out_dtype, None, out)
+            return codes
         if out is None:
             return y
         np.copyto(out, y)
         return out
 
     def _product(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        y: NDArray[np.float32]
         if isinstance(self.w, np.ndarray):
-            return np.matmul(x, self.w.T)
+            y = np.matmul(x, self.w.T)
+            return y
         if self.w.group_size is None:
-            return np.matmul(x, self.w.dequantize().T)
-        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
+            y = np.matmul(x, self.w.dequantize().T)
+            return y
         zero_point = self.w.zero_point
         y = _core.grouped_matmul(
-            rows,
+            x.reshape(math.prod(x.shape[:-1]), self.in_features),
             self.w.codes(),
             self.w.scale,
             np.ascontiguousarray(zero_point) if zero_point.any() else None,
