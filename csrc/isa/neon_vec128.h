@@ -150,11 +150,16 @@ struct Tile128 : RowAccumulators<Vector128> {
   static OCTAVO_INLINE void keep(X& x) {
     asm("" : "+w"(x));
   }
-  static OCTAVO_INLINE void opaque(Acc& x) { asm volatile("" : "+w"(x)); }
+  // As keep(), and x counts as used: for loops that only burn time.
+  template <class X>
+  static OCTAVO_INLINE void opaque(X& x) {
+    asm volatile("" : "+w"(x));
+  }
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P& p) {
     asm("" : "+r"(p));
   }
+  static OCTAVO_INLINE void prefetch_write(const char* p) { __builtin_prefetch(p, 1, 3); }
   static OCTAVO_INLINE void prefetch_l1(const char* p) { __builtin_prefetch(p, 0, 3); }
   static OCTAVO_INLINE void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
 
