@@ -298,13 +298,14 @@ def linear(
     if isinstance(w, QTensor):
         if bias is not None:
             bias = as_array(bias, "bias")
-        key = (
+        options = (
             None if bias is None else (bias.dtype.name, bias.shape, bias.tobytes()),
             x_qparams,
             out_qparams,
             out_dtype,
-            bounds,
+            *bounds,
         )
+        key = None if all(option is None for option in options) else options
         operator = prepared_from(w, key, make)
     else:
         operator = make(as_float32(w, "w", ", or a QTensor"))

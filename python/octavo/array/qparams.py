@@ -45,7 +45,7 @@ class QParams:
     QParams([0.5, 0.25], [0, 0], 'int8', axis=0)
     """
 
-    __slots__ = ("_axis", "_dtype", "_scale", "_zero_point")
+    __slots__ = ("_axis", "_dtype", "_key", "_scale", "_zero_point")
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class QParams:
         self._zero_point = np.broadcast_to(
             as_zero_point(zero_point, self._dtype, scales.shape), scales.shape
         )
+        self._key = (self._dtype, self._axis, scales.tobytes(), self._zero_point.tobytes())
 
     @property
     def scale(self) -> NDArray[np.float32]:
@@ -88,20 +89,17 @@ class QParams:
         """The kept axis, or None if one scale serves all."""
         return self._axis
 
-    def _key(self) -> tuple[object, ...]:
-        return self._dtype, self._axis, self._scale.tobytes(), self._zero_point.tobytes()
-
     def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, QParams) else NotImplemented
+        return self._key == other._key if isinstance(other, QParams) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._scale, np.array(self._zero_point), self._dtype, self._axis)
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return ("octavo.QParams", *self._key())
+        return ("octavo.QParams", *self._key)
 
     def __repr__(self) -> str:
         axis = "" if self._axis is None else f", axis={self._axis}"

@@ -361,10 +361,6 @@ class QTensor:
         return _product(other, self)
 
 
-# The key of `x @ q.T`, which is that of `linear(x, q)` without options.
-PLAIN = (None, None, None, None, (None, None))
-
-
 class _Prepared:
     """Operators prepared from one tensor, shared by it and its transposes."""
 
@@ -379,7 +375,7 @@ def prepared_from(
 ) -> PreparedLinear:
     """Return the operator that `make` builds from `w`, kept under `key`; the last four are kept.
 
-    The dict is replaced, never changed: threads may lose each other's entry, and pack once more,
+    The key None is for the product without any option. The dict is replaced, never changed: threads may lose each other's entry, and pack once more,
     but need no lock (which a fork could leave held).
     """
     kept = w._prepared.operators
@@ -399,6 +395,10 @@ def _product(x: Any, q: Any, out: NDArray[np.float32] | None = None) -> NDArray[
         )
     if isinstance(x, QTensor):
         raise TypeError("q @ q: both sides are QTensors; use oc.linear(x_q, w_q), w_q (out, in)")
+    hint = "; for 8-bit x use oc.linear(x, w_q, x_qparams=...) or oc.matmul(x, q.codes())"
+    operator = q._prepared.operators.get((None, not q._transposed))
+    if operator is not None:
+        return operator(as_float32(x, "x", hint), out)
     if q.ndim != 2:
         raise ValueError(f"x @ q: q has {q.ndim} dimensions, expected 2")
     if q.axis == 0:
@@ -406,10 +406,8 @@ def _product(x: Any, q: Any, out: NDArray[np.float32] | None = None) -> NDArray[
             "x @ q: the scale of q varies along axis 0, which the product sums over; "
             "use x @ q.T for weights (out, in), or quantize (in, out) with axis=1"
         )
-    values = as_float32(
-        x, "x", "; for 8-bit x use oc.linear(x, w_q, x_qparams=...) or oc.matmul(x, q.codes())"
-    )
-    return prepared_from(q.T, PLAIN, prepare)(values, out)
+    values = as_float32(x, "x", hint)
+    return prepared_from(q.T, None, prepare)(values, out)
 
 
 def _shape(a: QTensor) -> tuple[int, ...]:
