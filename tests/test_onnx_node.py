@@ -1,0 +1,178 @@
+"""ONNX's own cases of the quantization operators, built in memory; integers compared with ``==``."""
+
+import functools
+import warnings
+
+import numpy as np
+import pytest
+
+import octavo as oc
+
+onnx = pytest.importorskip("onnx", reason="ONNX's node cases are not run without onnx")
+
+OPERATORS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearMatMul",
+}
+CASES = [
+    "test_quantizelinear",
+    "test_quantizelinear_axis",
+    "test_quantizelinear_blocked_asymmetric",
+    "test_quantizelinear_int4",
+    "test_quantizelinear_uint4",
+    "test_dequantizelinear",
+    "test_dequantizelinear_axis",
+    "test_dequantizelinear_blocked",
+    "test_dequantizelinear_int4",
+    "test_dequantizelinear_uint4",
+    "test_dynamicquantizelinear",
+    "test_dynamicquantizelinear_max_adjusted",
+    "test_dynamicquantizelinear_min_adjusted",
+    "test_matmulinteger",
+    *(
+        f"test_qlinearmatmul_{rank}_{codes}_{scales}"
+        for rank in ("2D", "3D")
+        for codes in ("int8", "uint8")
+        for scales in ("float16", "float32")
+    ),
+]
+EXCLUDED = {
+    "8-bit floats are no format of octavo": [
+        "test_quantizelinear_e4m3fn",
+        "test_quantizelinear_e5m2",
+        "test_dequantizelinear_e4m3fn",
+        "test_dequantizelinear_e4m3fn_float16",
+        "test_dequantizelinear_e4m3fn_zero_point",
+        "test_dequantizelinear_e5m2",
+    ],
+    "4-bit floats are no format of octavo": [
+        "test_quantizelinear_float4e2m1",
+        "test_dequantizelinear_float4e2m1",
+    ],
+    "16-bit codes are no format of octavo": [
+        "test_quantizelinear_int16",
+        "test_quantizelinear_uint16",
+        "test_quantizelinear_blocked_symmetric",
+        "test_dequantizelinear_int16",
+        "test_dequantizelinear_uint16",
+    ],
+    "2-bit codes are no format of octavo": [
+        "test_quantizelinear_int2",
+        "test_quantizelinear_uint2",
+        "test_dequantizelinear_int2",
+        "test_dequantizelinear_uint2",
+    ],
+}
+
+
+@functools.cache
+def collected():
+    """ONNX's cases of our operators by name."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other operators' cases overflow and divide by zero
+        cases = collect_testcases(None)
+    return {
+        case.name: case for case in cases if {n.op_type for n in case.model.graph.node} <= OPERATORS
+    }
+
+
+def to_array(value):
+    return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+def code_name(array):
+    return array.dtype.name
+
+
+def in_blocks(x, axis):
+    """The axis that is cut into blocks last, all others before it as one."""
+    return np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+
+
+def quantizer(scale, zero_point, attributes):
+    """QuantizeLinear's and DequantizeLinear's parameters as octavo takes them."""
+    axis = attributes.get("axis", 1) if scale.ndim else None
+    if "block_size" not in attributes:
+        return {"axis": axis, "scale": scale, "zero_point": zero_point.reshape(scale.shape)}
+    return {
+        "axis": 0,
+        "group_size": attributes["block_size"],
+        "scale": in_blocks(scale, axis),
+        "zero_point": in_blocks(zero_point, axis),
+    }
+
+
+def integers(array):
+    return array.astype(np.int32)
+
+
+def run(operator, attributes, inputs):
+    """What octavo answers, as the list of the operator's outputs."""
+    if operator == "QuantizeLinear":
+        x, scale, zero_point = inputs
+        options = quantizer(scale, integers(zero_point), attributes)
+        if "group_size" in options:
+            x = in_blocks(x, attributes["axis"])
+        return [oc.quantize(x, code_name(zero_point), **options).codes()]
+    if operator == "DequantizeLinear":
+        q, scale, zero_point = inputs
+        options = quantizer(scale, integers(zero_point), attributes)
+        if "group_size" not in options:
+            return [oc.QTensor(q, **options).dequantize()]
+        axis = attributes["axis"]
+        real = oc.QTensor(in_blocks(q, axis), **options).dequantize()
+        moved = real.reshape(np.moveaxis(q, axis, -1).shape)
+        return [np.moveaxis(moved, -1, axis)]
+    if operator == "DynamicQuantizeLinear":
+        q = oc.quantize(inputs[0], "uint8")
+        return [q.codes(), q.scale, q.zero_point]
+    if operator == "MatMulInteger":
+        a, b, a_zero_point, b_zero_point = inputs
+        return [
+            oc.matmul(
+                a,
+                b,
+                a_zero_point=integers(a_zero_point).reshape(()),
+                b_zero_point=integers(b_zero_point).reshape(()),
+            )
+        ]
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs
+    scales = [np.float32(scale.reshape(())) for scale in (a_scale, b_scale, y_scale)]
+    return [
+        oc.matmul(
+            a,
+            b,
+            a_zero_point=integers(a_zero).reshape(()),
+            b_zero_point=integers(b_zero).reshape(()),
+            multiplier=scales[0] * scales[1] / scales[2],
+            zero_point=int(y_zero[0]),
+            dtype=code_name(y_zero),
+        )
+    ]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_node_case(name):
+    case = collected()[name]
+    (node,) = case.model.graph.node
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    for given, wanted in case.data_sets:
+        results = run(node.op_type, attributes, [to_array(value) for value in given])
+        assert len(results) == len(wanted)
+        for got, value in zip(results, wanted, strict=True):
+            expected = to_array(value)
+            if expected.dtype.name in {"int4", "uint4"}:
+                expected = expected.astype(got.dtype)
+            assert got.shape == expected.shape
+            assert np.array_equal(got, expected)
+
+
+def test_every_case_is_run_or_excluded_for_a_reason():
+    excluded = [name for names in EXCLUDED.values() for name in names]
+    assert sorted(collected()) == sorted(CASES + excluded)
