@@ -1,0 +1,264 @@
+"""
+Octavo's kernels behind plain functions. Use the package `octavo`, not this module.
+"""
+from __future__ import annotations
+import _contextvars
+import numpy
+import typing
+__all__: list[str] = ['LinearOp', 'PackedMatrix', 'available_isas', 'cache_sizes', 'check_isa', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'matmul', 'measure_bandwidth', 'measure_peak', 'minmax', 'pack', 'quantize', 'quantize_rows', 'requantize', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
+class PackedMatrix:
+    """
+    The right operand of `matmul`, packed for this CPU; see `pack`.
+    """
+    def __getstate__(self) -> tuple[numpy.ndarray]:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, arg0: tuple[numpy.ndarray]) -> None:
+        ...
+    def unpack(self) -> numpy.ndarray:
+        """
+        The (K, N) array that was packed, exactly.
+        """
+    @property
+    def dtype(self) -> numpy.dtype[typing.Any]:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        ...
+class LinearOp:
+    """
+    A prepared linear operator: y = activation(x * w^T + bias), w in 8 bits.
+    """
+    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+        """
+        Call self as a function.
+        """
+    def __init__(self, w: typing.Any, w_scale: typing.Any, w_zero_point: typing.Any, *, bias: typing.Any = None, x_scale: typing.Any = None, x_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, x_dtype: typing.Any = None, out_dtype: typing.Any = 'float32', out_scale: typing.Any = None, out_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, lo: typing.Any = None, hi: typing.Any = None) -> None:
+        ...
+    def unpack(self) -> numpy.ndarray:
+        """
+        The (out_features, in_features) codes, exactly.
+        """
+    @property
+    def in_features(self) -> int:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def out_features(self) -> int:
+        ...
+def available_isas() -> list[str]:
+    """
+    The ISAs that this CPU and operating system support, best first.
+    """
+def cache_sizes() -> tuple[int, int, int]:
+    """
+    Bytes of the level 1 data, level 2 and level 3 caches; 0 where not known.
+    """
+def check_isa(name: str) -> None:
+    """
+    Raise ValueError unless `name` is an ISA that this machine can run.
+    """
+def cpu_features() -> str:
+    """
+    The instruction sets that CPU and operating system support, of those that matter here.
+    """
+def cpu_name() -> str:
+    """
+    The model name of the CPU.
+    """
+def dequantize(q: typing.Any, scale: typing.Any, zero_point: typing.Any, axis: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    float32(q - zero_point) * scale.
+    """
+def enable_contexts() -> None:
+    """
+    Read isa_context and threads_context in every call from now on.
+    """
+def fp_control() -> int:
+    """
+    The floating-point control register.
+    """
+def get_num_threads() -> int:
+    """
+    The number of threads that a call here uses.
+    """
+def grouped_matmul(x: typing.Any, codes: typing.Any, scale: typing.Any, zero_point: typing.Any, group_size: typing.SupportsInt | typing.SupportsIndex) -> numpy.ndarray:
+    """
+    x (M, K) times the transpose of codes (N, K) with a scale for each group along K.
+    """
+def isa() -> str:
+    """
+    The ISA that a call here uses.
+    """
+def known_isas() -> list[str]:
+    """
+    Every ISA compiled in, best first.
+    """
+def last_kernel() -> str:
+    """
+    "isa/kernel" of this thread's last call; "" before any.
+    """
+def matmul(a: numpy.ndarray, b: numpy.ndarray | PackedMatrix, *, a_zero_point: int | numpy.ndarray = 0, b_zero_point: int | numpy.ndarray = 0, bias: int | float | numpy.ndarray | None = None, multiplier: float | numpy.ndarray | None = None, zero_point: int = 0, clip: tuple[float, float] | None = None, dtype: typing.Any = 'int32', out: numpy.ndarray | None = None) -> numpy.ndarray:
+    """
+    Exact product of 8-bit arrays: ``sum_k (a - a_zero_point) * (b - b_zero_point)``.
+
+    Parameters
+    ----------
+    a : ndarray of int8 or uint8, shape (..., M, K) or (K,)
+        Any strides; read-only is fine.
+    b : ndarray of int8 or uint8, shape (..., K, N) or (K,); or PackedMatrix
+        Batch axes broadcast as in `numpy.matmul`. Pack weights once with `pack`.
+    a_zero_point : int or ndarray that broadcasts to a.shape[:-1]
+    b_zero_point : int or ndarray that broadcasts to b.shape[:-2] + (N,)
+        In the range of the operand's dtype.
+    bias : None, or one value or (N,) values
+        int32, added to the sums; float32 where `dtype` is.
+    multiplier : None, float or ndarray of shape (N,)
+        Positive. 8-bit results need it: ``a_scale * b_scale / y_scale``; float32 results are multiplied
+        by it (default 1).
+    zero_point : int
+        Of an 8-bit result.
+    clip : tuple (lo, hi) or None
+        Bounds of the codes of an 8-bit result, or of a float32 result (relu: ``(0, inf)``).
+    dtype : "int32", "int64", "int8", "uint8" or "float32"
+    out : ndarray or None
+        Where the result goes, of its dtype and shape; shares no memory with `a` or `b`.
+
+    Returns
+    -------
+    ndarray
+        The same bits on every CPU, with any number of threads and any split of a batch.
+
+    Raises
+    ------
+    OverflowError
+        A result does not fit int32, which takes K > 33,025 (or a bias near 2**31); ask for int64.
+    ValueError, TypeError
+        What, got, expected.
+
+    Notes
+    -----
+    The arithmetic is that of Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference" (2018), equations 4 and 7, with a float32 multiplier. No path
+    saturates at int16.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> a = np.full((1, 2), 255, np.uint8)
+    >>> b = np.full((2, 1), 127, np.int8)
+    >>> oc.matmul(a, b)
+    array([[64770]], dtype=int32)
+    """
+def measure_bandwidth(bytes: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1) -> float:
+    """
+    Bytes a second of one thread that reads a buffer of that size over and over.
+    """
+def measure_peak(isa: str, seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1) -> float:
+    """
+    Multiply-accumulates a second of a register-only loop of the ISA's dot product.
+    """
+def minmax(x: typing.Any, axis: int | None) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """
+    Least and greatest value, of all or of each index along `axis`.
+    """
+def pack(b: typing.Any) -> PackedMatrix:
+    """
+    Pack a (K, N) int8 or uint8 array for repeated products.
+
+    Parameters
+    ----------
+    b : ndarray of int8 or uint8, shape (K, N)
+        Any strides. It is copied: later writes to it change nothing.
+
+    Returns
+    -------
+    PackedMatrix
+        `b` for `matmul`: ``.shape``, ``.dtype``, ``.nbytes``, ``.isa``, ``.unpack()``. It pickles as
+        the plain array and packs again for the CPU that loads it.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> w = oc.pack(np.eye(3, dtype=np.int8))
+    >>> oc.matmul(np.arange(3, dtype=np.uint8), w)
+    array([0, 1, 2], dtype=int32)
+    """
+def quantize(x: typing.Any, scale: typing.Any, zero_point: typing.Any, dtype: str, axis: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    Codes of a float32 array: rint(x / scale) + zero_point, clamped.
+    """
+def quantize_rows(x: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """
+    uint8 codes of each row by its own range, with scales and zero points.
+    """
+def requantize(acc: typing.Any, multiplier: typing.Any, zero_point: typing.SupportsInt | typing.SupportsIndex = 0, *, bias: typing.Any = None, clip: typing.Any = None, dtype: typing.Any = 'uint8', axis: typing.Any = -1, out: typing.Any = None) -> numpy.ndarray:
+    """
+    Bring int32 sums to 8-bit codes: ``rint((acc + bias) * multiplier) + zero_point``.
+
+    Parameters
+    ----------
+    acc : ndarray of int32
+        Sums, any shape.
+    multiplier : float or ndarray of shape () or (C,)
+        ``x_scale * w_scale / y_scale``, positive; one for all or one a channel along `axis`.
+    zero_point : int
+        Of the result, in the range of `dtype`.
+    bias : int, ndarray of int32 or None
+        Added to the sums (modulo 2**32), one for all or one a channel.
+    clip : tuple of int or None
+        Bounds of the codes; a fused ReLU is ``(zero_point, 255)``.
+    dtype : "uint8" or "int8"
+    axis : int
+        The channel axis.
+    out : ndarray or None
+        Where the codes go, of `dtype` and the shape of `acc`.
+
+    Returns
+    -------
+    ndarray
+        Codes, rounded half to even.
+
+    Raises
+    ------
+    ValueError, TypeError
+        What, got, expected.
+
+    Notes
+    -----
+    Rule 4 of the arithmetic: the sum and the product are each rounded to float32; see Jacob et al.,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
+    (2018), equation 5.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> oc.requantize(np.array([[100, -50]], np.int32), 0.1, 128)
+    array([[138, 123]], dtype=uint8)
+    """
+def set_fp_control(value: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Write the floating-point control register (for tests).
+    """
+def set_num_threads(threads: int) -> None:
+    """
+    Set the process's number of threads.
+    """
+def usable_cores() -> int:
+    """
+    Cores that the affinity mask and the cgroup quota allow.
+    """
+isa_context: _contextvars.ContextVar[str | None]
+threads_context: _contextvars.ContextVar[int | None]
