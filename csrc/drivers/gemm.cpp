@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
 
 #include "runtime/cpu_features.h"
 #include "runtime/thread_pool.h"
@@ -143,13 +142,21 @@ class Gemm {
       block.a = static_cast<const uint8_t*>(a_.data) + first * a_.row_stride;
       block.lda = a_.row_stride;
     }
-    if (per_row_zero_) block.row_a = s.row_a + at;
+    if (per_row_zero_)
+      block.row_a = s.row_a + at;
+    else if (has_shared_)
+      block.row_a = shared_;
     if (c_.b_zero_point) block.row_b = s.row_b + at;
     if (a_.kind == GemmA::Kind::kQuantizeRows) block.row_scale = s.row_scale + at;
     return block;
   }
 
   void set_column_start(const int32_t* start) { col_start_ = start; }
+  // All of at most kSharedRows rows start with this factor of the column sums.
+  void share_zero_point(int32_t factor) {
+    has_shared_ = factor != 0;
+    std::fill(shared_, shared_ + kSharedRows, factor);
+  }
   bool per_row_zero() const { return per_row_zero_; }
 
   // Rows [first, first + m) of C, panels [p0, p1).
@@ -202,7 +209,7 @@ class Gemm {
         g.b = expanded;
         g.b_expanded = true;
       }
-      g.col_init = col_start_ + column;
+      g.col_init = col_start_ ? col_start_ + column : nullptr;
       g.col_sum = b_.col_sum + column;
       g.col_zp = c_.b_zero_point ? c_.b_zero_point + column : nullptr;
       g.multiplier = c_.multiplier ? c_.multiplier + column : nullptr;
@@ -219,12 +226,9 @@ class Gemm {
     char* memory = static_cast<char*>(
         scratch(ScratchSlot::kWide,
                 static_cast<size_t>(round_up(m * b_.padded_n * 8, 64) +
-                                    round_up(m * b_.padded_n * 4, 64) +
-                                    round_up(b_.padded_n * 4, 64))));
+                                    round_up(m * b_.padded_n * 4, 64))));
     int64_t* sums = carve<int64_t>(memory, m * b_.padded_n);
     int32_t* part = carve<int32_t>(memory, m * b_.padded_n);
-    int32_t* zeros = carve<int32_t>(memory, b_.padded_n);
-    std::memset(zeros, 0, static_cast<size_t>(b_.padded_n) * 4);
     std::fill(sums, sums + m * b_.padded_n, 0);
     const float one = 1.0f;
     for (int64_t k = 0; k < b_.k; k += chunk) {
@@ -241,7 +245,6 @@ class Gemm {
       for (int64_t p = 0; p < b_.panel_count(); ++p) {
         g.width = g.n = b_.panel_width(p);
         g.b = b_.panels + p * b_.panel_stride + k * g.width;
-        g.col_init = zeros;
         g.c = part + p * info_.nr;
         kernels_.gemm->run(g);
       }
@@ -331,6 +334,9 @@ class Gemm {
   const KernelTable& kernels_;
   const InfoKernels& info_;
   const int32_t* col_start_ = nullptr;
+  static constexpr int kSharedRows = 14;  // at least any table's mr
+  int32_t shared_[kSharedRows];
+  bool has_shared_ = false;
   uint8_t flip_;
   bool from_float_, copies_, owns_rows_, per_row_zero_;
   int64_t byte_stride_, wide_stride_;
@@ -403,7 +409,11 @@ bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_s
   threads = static_cast<int>(std::min<int64_t>(threads, 1 + macs / kMacsPerThread));
   if (needs_wide(a, b, c)) return gemm_wide(gemm, a, b, threads);
 
-  if (!col_start) {
+  if (!col_start && a.m <= info.mr && !gemm.per_row_zero()) {
+    // One tile a panel: its few accumulators take the zero point in as they start.
+    gemm.share_zero_point(-stored_a_zero_point(kernels, a.is_signed, *a.zero_point));
+    col_start = c.bias_s32;
+  } else if (!col_start) {
     auto* start = static_cast<int32_t*>(
         scratch(ScratchSlot::kColumns, static_cast<size_t>(b.padded_n) * sizeof(int32_t)));
     const int32_t zero =

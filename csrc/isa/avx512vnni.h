@@ -163,11 +163,15 @@ struct Isa {
     // An empty asm that claims to change x: GCC 12 neither folds a load back into its uses nor
     // spills what goes through it.
     static OCTAVO_INLINE void keep(__m512i& x) { asm("" : "+v"(x)); }
-    static OCTAVO_INLINE void opaque(Acc& x) { keep(x); }
+    // As keep(), and x counts as used: for loops that only burn time.
+    template <class X>
+    static OCTAVO_INLINE void opaque(X& x) { asm volatile("" : "+v"(x)); }
+    static OCTAVO_INLINE void in_order(AVec&) {}
     template <class P>
     static OCTAVO_INLINE void keep_pointer(P& p) {
-      asm("" : "+r"(p));
+      asm volatile("" : "+r"(p));
     }
+    static OCTAVO_INLINE void prefetch_write(const char* p) { __builtin_prefetch(p, 1, 3); }
     static OCTAVO_INLINE void prefetch_l1(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
     static OCTAVO_INLINE void prefetch_l2(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
 

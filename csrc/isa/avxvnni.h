@@ -1,4 +1,4 @@
-// AVX-VNNI: vpdpbusd on 8 columns at a time; 16 registers hold a tile of 6 x 16.
+// AVX-VNNI: vpdpbusd on 8 columns at a time; 16 registers hold a tile of 5 x 16.
 #pragma once
 
 #include "isa/x86_vec256.h"
@@ -15,7 +15,7 @@ struct Isa {
   struct U8S8 : Tile256 {
     static constexpr int kKr = 4;
     static constexpr int kMaxVectors = 2;
-    static constexpr int kRows[] = {12, 6};  // by row vectors of the tile
+    static constexpr int kRows[] = {10, 5};  // by row vectors: 10 accumulators, B, A and the flip
     static constexpr int kChains = 8;
     static constexpr bool kASigned = false;
     static constexpr int kExpandedBytes = 1;

@@ -155,6 +155,8 @@ struct Tile128 : RowAccumulators<Vector128> {
   static OCTAVO_INLINE void opaque(X& x) {
     asm volatile("" : "+w"(x));
   }
+  template <class X>
+  static OCTAVO_INLINE void in_order(X&) {}
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P& p) {
     asm("" : "+r"(p));

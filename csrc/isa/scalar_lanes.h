@@ -211,9 +211,12 @@ struct ScalarTile : RowAccumulators<ScalarVector<kL>> {
   }
   template <class X>
   static OCTAVO_INLINE void keep(X&) {}
-  static OCTAVO_INLINE void opaque(Acc& x) { asm volatile("" : "+m"(x)); }
+  template <class X>
+  static OCTAVO_INLINE void opaque(X& x) { asm volatile("" : "+m"(x)); }
+  static OCTAVO_INLINE void in_order(AVec&) {}
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P&) {}
+  static OCTAVO_INLINE void prefetch_write(const char*) {}
   static OCTAVO_INLINE void prefetch_l1(const char*) {}
   static OCTAVO_INLINE void prefetch_l2(const char*) {}
 

@@ -49,7 +49,7 @@ struct GemmArgs {
   int64_t width;
   int64_t n;
 
-  const int32_t* col_init;
+  const int32_t* col_init;  // null: zeros
   const int32_t* row_a;  // null, or m values, with col_sum
   const int32_t* col_sum;
   const int32_t* row_b;  // null, or m values, with col_zp
@@ -177,8 +177,10 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
   typename T::Row rows[kBlocks * kAccRows][kW];
   OCTAVO_UNROLL
   for (int w = 0; w < kW; ++w) {
+    const typename T::Row start =
+        g.col_init ? T::load_row(g.col_init + w * kColumns) : T::set_row(0);
     OCTAVO_UNROLL
-    for (int r = 0; r < kBlocks * kAccRows; ++r) rows[r][w] = T::load_row(g.col_init + w * kColumns);
+    for (int r = 0; r < kBlocks * kAccRows; ++r) rows[r][w] = start;
   }
   if (g.row_a) {
     OCTAVO_UNROLL
@@ -215,6 +217,16 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
     }
   }
 
+  // C's lines arrive while the sums are formed: at a pitch of a power of two the writes of a narrow
+  // tile would otherwise wait for memory one by one.
+  const int64_t c_bytes = g.output == GemmOutput::kU8 || g.output == GemmOutput::kS8 ? 1 : 4;
+  const char* c = static_cast<const char*>(g.c) + row * g.ldc * c_bytes;
+  OCTAVO_UNROLL
+  for (int r = 0; r < R; ++r) {
+    for (int64_t line = 0; line < g.n * c_bytes; line += 64)
+      T::prefetch_write(c + r * g.ldc * c_bytes + line);
+  }
+
   const typename T::Flip flip = T::broadcast_flip(g.a_flip);
   const int64_t lda = g.lda;
   // A block's second row is `lda` further on; an odd last row stands in for its absent partner.
@@ -224,7 +236,7 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
   const BValue* b_panel2 = P == 2 ? b + g.b_next : b;
   const int64_t prefetch = g.b_prefetch;
 
-  auto group = [&](const AValue* const(&at)[kRowPointers], int s, const BValue* b0,
+  auto group = [&](const AValue* const(&at)[kRowPointers], int offset, int s, const BValue* b0,
                    const BValue* b1, int tail) OCTAVO_INLINE_LAMBDA {
     typename T::BVec bv[P * kBVectors];
     OCTAVO_UNROLL
@@ -239,10 +251,11 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
     OCTAVO_UNROLL
     for (int i = 0; i < kBlocks; ++i) {
       const int r = i * kAccRows;
-      const AValue* p = at[r / 3] + (r % 3) * lda;
+      const AValue* p = at[r / 3] + offset + (r % 3) * lda;
       const int64_t partner = i == kBlocks - 1 ? last_lda : lda;
       typename T::AVec av =
           tail ? T::load_a_tail(p, partner, tail, flip) : T::load_a(p, partner, flip);
+      T::in_order(av);
       OCTAVO_UNROLL
       for (int w = 0; w < kW; ++w) {
         OCTAVO_UNROLL
@@ -264,18 +277,12 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
         if (prefetch) {
           OCTAVO_UNROLL
           for (int64_t line = 0; line < kGroup * static_cast<int64_t>(sizeof(BValue)); line += 64)
-            T::prefetch_l1(reinterpret_cast<const char*>(b) + prefetch + line);
+            T::prefetch_l1(reinterpret_cast<const char*>(b + s * kGroup) + prefetch + line);
         }
-        group(at, s, b, b_panel2, 0);
-        b += kGroup;
-        if (P == 2) b_panel2 += kGroup;
-        OCTAVO_UNROLL
-        for (int i = 0; i < kRowPointers; ++i) {
-          at[i] += T::kKr;
-          T::keep_pointer(at[i]);
-        }
+        group(at, s * T::kKr, s, b + s * kGroup, b_panel2 + s * kGroup, 0);
       }
-      // GCC 12 spills accumulators that live across nested loops without this.
+      // GCC 12 spills accumulators that live across nested loops without this, and takes a second
+      // register for A where pointers move before the last use.
       OCTAVO_UNROLL
       for (int s = 0; s < S; ++s) {
         OCTAVO_UNROLL
@@ -283,20 +290,27 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
           OCTAVO_UNROLL
           for (int w = 0; w < kW; ++w) {
             OCTAVO_UNROLL
-            for (int j = 0; j < kAccRows; ++j) T::keep(acc[s][i][w][j]);
+            for (int j = 0; j < kAccRows; ++j) T::opaque(acc[s][i][w][j]);
           }
         }
       }
+      b += S * kGroup;
+      if (P == 2) b_panel2 += S * kGroup;
+      OCTAVO_UNROLL
+      for (int i = 0; i < kRowPointers; ++i) {
+        at[i] += S * T::kKr;
+        T::keep_pointer(at[i]);
+      }
     }
     for (; left > 0; --left) {
-      group(at, 0, b, b_panel2, 0);
+      group(at, 0, 0, b, b_panel2, 0);
       b += kGroup;
       if (P == 2) b_panel2 += kGroup;
       OCTAVO_UNROLL
       for (int i = 0; i < kRowPointers; ++i) at[i] += T::kKr;
     }
     if (tail) {
-      group(at, 0, b, b_panel2, tail);
+      group(at, 0, 0, b, b_panel2, tail);
       b += kGroup;
       if (P == 2) b_panel2 += kGroup;
     }

@@ -34,14 +34,16 @@ int64_t peak_loop(int64_t iterations) {
   constexpr int kChains = 12;  // enough to hide the latency of any dot product
   typename T::Acc acc[kChains];
   alignas(64) int8_t bytes[T::kBVectorBytes] = {};
-  const typename T::BVec b = T::load_b(bytes);
+  typename T::BVec b = T::load_b(bytes);
   alignas(64) typename T::AValue a_bytes[2 * 8] = {};
-  const typename T::AVec a = T::load_a(a_bytes, 8, T::broadcast_flip(0));
+  typename T::AVec a = T::load_a(a_bytes, 8, T::broadcast_flip(0));
   OCTAVO_UNROLL
   for (int i = 0; i < kChains; ++i) acc[i] = T::zero();
   for (int64_t n = 0; n < iterations; ++n) {
     OCTAVO_UNROLL
     for (int i = 0; i < kChains; ++i) {
+      T::opaque(a);
+      T::opaque(b);  // else part of a product that never changes is taken out of the loop
       T::dot(acc[i], a, b);
       T::opaque(acc[i]);
     }

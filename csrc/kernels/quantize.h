@@ -37,12 +37,17 @@ struct QuantizeKernels {
 namespace octavo {
 namespace {
 
-// Calls body(i, n) for vectors of up to `step` values: whole ones first, then the rest.
+// Calls body(i, count) until all n values are done, in steps of kStep; the rest is done by a step
+// that ends at n and repeats some values, or, where n < kStep, by one short call.
 template <int kStep, class Body>
-OCTAVO_INLINE void for_each_vector(int64_t n, const Body& body) {
+OCTAVO_INLINE void for_each_step(int64_t n, const Body& body) {
   int64_t i = 0;
   for (; i + kStep <= n; i += kStep) body(i, static_cast<int64_t>(kStep));
-  if (i < n) body(i, n - i);
+  if (i == n) return;
+  if (n >= kStep)
+    body(n - kStep, static_cast<int64_t>(kStep));
+  else
+    body(i, n - i);
 }
 
 template <class V, bool kStep>
@@ -81,7 +86,7 @@ void quantize_loop(const float* x, int64_t n, const float* scale, const int32_t*
   const typename V::F least = V::set(static_cast<float>(least_code(is_signed)));
   const typename V::F most = V::set(static_cast<float>(least_code(is_signed) + 255));
   const typename V::I to_int8 = V::set_i(is_signed ? 0 : -128);
-  for_each_vector<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
+  for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
     typename V::I codes[N];
     OCTAVO_UNROLL
     for (int v = 0; v < N; ++v) {
@@ -115,7 +120,7 @@ void quantize_quantize(const float* x, int64_t n, const float* scale, int64_t sc
 template <class V, bool kSigned, bool kScaleStep, bool kZeroStep>
 void dequantize_loop(const uint8_t* q, int64_t n, const float* scale, const int32_t* zero_point,
                      float* x) {
-  for_each_vector<V::kLanes>(n, [&](int64_t i, int64_t count) OCTAVO_INLINE_LAMBDA {
+  for_each_step<V::kLanes>(n, [&](int64_t i, int64_t count) OCTAVO_INLINE_LAMBDA {
     const bool full = count == V::kLanes;
     typename V::I code = full ? V::template load_codes<kSigned>(q + i)
                               : V::template load_codes_part<kSigned>(q + i, count);
@@ -160,7 +165,7 @@ void requantize_loop(const int32_t* acc, int64_t n, const int32_t* bias, int64_t
   const typename V::F least = V::set(lo), most = V::set(hi);
   const typename V::I zero = V::set_i(zero_point - flip);
   const typename V::I bias_all = V::set_i(bias && !bias_step ? *bias : 0);
-  for_each_vector<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
+  for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
     typename V::I codes[N];
     OCTAVO_UNROLL
     for (int v = 0; v < N; ++v) {
@@ -211,11 +216,9 @@ OCTAVO_INLINE void range_of(const float* x, int64_t n, float* least, float* grea
     for (int v = 0; v < N; ++v) take(v, V::load(x + i + v * V::kLanes));
   }
   for (; i + V::kLanes <= n; i += V::kLanes) take(0, V::load(x + i));
-  float rest_least = x[0], rest_greatest = x[0], rest_probe = 0.0f;
-  for (; i < n; ++i) {
-    rest_least = x[i] < rest_least ? x[i] : rest_least;
-    rest_greatest = x[i] > rest_greatest ? x[i] : rest_greatest;
-    rest_probe += x[i] * 0.0f;
+  if (i < n && n >= V::kLanes) {
+    take(0, V::load(x + n - V::kLanes));  // some values twice: no matter
+    i = n;
   }
   OCTAVO_UNROLL
   for (int v = 1; v < N; ++v) {
@@ -223,10 +226,14 @@ OCTAVO_INLINE void range_of(const float* x, int64_t n, float* least, float* grea
     hi[0] = V::max(hi[0], hi[v]);
     probe[0] = V::add(probe[0], probe[v]);
   }
-  const float l = V::reduce_min(lo[0]), h = V::reduce_max(hi[0]);
-  *least = l < rest_least ? l : rest_least;
-  *greatest = h > rest_greatest ? h : rest_greatest;
-  *not_finite = V::reduce_add(probe[0]) + rest_probe;
+  *least = V::reduce_min(lo[0]);
+  *greatest = V::reduce_max(hi[0]);
+  *not_finite = V::reduce_add(probe[0]);
+  for (; i < n; ++i) {
+    *least = x[i] < *least ? x[i] : *least;
+    *greatest = x[i] > *greatest ? x[i] : *greatest;
+    *not_finite += x[i] * 0.0f;
+  }
 }
 
 template <class Isa>
@@ -241,35 +248,67 @@ bool quantize_minmax(const float* x, int64_t n, float* least, float* greatest) {
   return not_finite == 0.0f;
 }
 
+// Rule 6 for up to kBlock rows: scale and zero point from least <= 0 and greatest >= 0.
+template <class V, int kBlock>
+OCTAVO_INLINE void row_parameters(const float* least, const float* greatest,
+                                  const float* not_finite, int64_t m, float* scale,
+                                  int32_t* zero_point) {
+  static_assert(kBlock % V::kLanes == 0, "whole vectors of rows");
+  alignas(64) float s[kBlock], ratio[kBlock];
+  for (int64_t i = 0; i < m; i += V::kLanes) {
+    const typename V::F lo = V::load(least + i);
+    const typename V::F range = V::sub(V::load(greatest + i), lo);
+    const typename V::F step = V::max(V::div(range, V::set(255.0f)), V::set(0x1p-126f));
+    V::store(s + i, step);
+    V::store(ratio + i, V::div(V::sub(V::set(0.0f), lo), step));
+  }
+  for (int64_t i = 0; i < m; ++i) {
+    const float range = greatest[i] - least[i];
+    if (range > 3.4028234663852886e38f) {
+      s[i] = greatest[i] / 255.0f - least[i] / 255.0f;
+      ratio[i] = -least[i] / s[i];
+    }
+    // A value in [0, 255.5): adding and taking 2^23 away rounds half to even.
+    const float rounded = ratio[i] + 0x1p23f - 0x1p23f;
+    scale[i] = range == 0.0f ? 1.0f : s[i];
+    zero_point[i] = rounded <= 255.0f ? static_cast<int32_t>(rounded) : 255;
+    if (not_finite[i] != 0.0f) {
+      scale[i] = __builtin_nanf("");
+      zero_point[i] = 0;
+    }
+  }
+}
+
+// In three passes over a block of rows that stays in L1, so that the latency of one row's
+// reductions and divisions hides behind its neighbours.
 template <class Isa>
 void quantize_quantize_rows(const float* x, int64_t ldx, int64_t m, int64_t k, uint8_t* q,
                             int64_t ldq, float* scale, int32_t* zero_point) {
   using V = typename Isa::Vector;
-  for (int64_t i = 0; i < m; ++i) {
-    const float* row = x + i * ldx;
-    float least = 0.0f, greatest = 0.0f, not_finite = 0.0f;
-    if (k > 0) range_of<V>(row, k, &least, &greatest, &not_finite);
-    least = least < 0.0f ? least : 0.0f;
-    greatest = greatest > 0.0f ? greatest : 0.0f;
-    float s = 1.0f;
-    int32_t zero = 0;
-    if (not_finite != 0.0f) {
-      s = __builtin_nanf("");
-      for (int64_t j = 0; j < k; ++j) q[i * ldq + j] = 0;
-    } else {
-      if (least < 0.0f || greatest > 0.0f) {
-        const float range = greatest - least;
-        s = range > 3.4028234663852886e38f ? greatest / 255.0f - least / 255.0f : range / 255.0f;
-        s = s > 0x1p-126f ? s : 0x1p-126f;
-        // rint(-least / s), a value in [0, 255.5): adding and taking 2^23 away rounds half to even.
-        const float ratio = -least / s;
-        const float rounded = ratio + 0x1p23f - 0x1p23f;
-        zero = rounded > 255.0f ? 255 : static_cast<int32_t>(rounded);
-      }
-      quantize_loop<V, false, false>(row, k, &s, &zero, false, q + i * ldq);
+  constexpr int kBlock = 16 * V::kLanes > 64 ? 64 / V::kLanes * V::kLanes : 16 * V::kLanes;
+  constexpr int64_t kBlockValues = 8192;
+  int64_t step = k > 0 ? kBlockValues / k : kBlock;
+  step = step < 1 ? 1 : step > kBlock ? kBlock : step;
+  for (int64_t first = 0; first < m; first += step) {
+    const int64_t rows = m - first < step ? m - first : step;
+    alignas(64) float least[kBlock] = {}, greatest[kBlock] = {}, not_finite[kBlock] = {};
+    for (int64_t i = 0; i < rows && k > 0; ++i) {
+      float lo, hi;
+      range_of<V>(x + (first + i) * ldx, k, &lo, &hi, not_finite + i);
+      least[i] = lo < 0.0f ? lo : 0.0f;
+      greatest[i] = hi > 0.0f ? hi : 0.0f;
     }
-    scale[i] = s;
-    zero_point[i] = zero;
+    row_parameters<V, kBlock>(least, greatest, not_finite, rows, scale + first, zero_point + first);
+    for (int64_t i = 0; i < rows; ++i) {
+      const float* row = x + (first + i) * ldx;
+      uint8_t* codes = q + (first + i) * ldq;
+      if (not_finite[i] != 0.0f) {
+        for (int64_t j = 0; j < k; ++j) codes[j] = 0;
+      } else {
+        quantize_loop<V, false, false>(row, k, scale + first + i, zero_point + first + i, false,
+                                       codes);
+      }
+    }
   }
 }
 

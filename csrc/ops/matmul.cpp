@@ -54,14 +54,9 @@ bool run_item(const MatmulItem& item, const MatmulEpilogue& epilogue, const Kern
   c.zero_point = epilogue.zero_point;
   // uint8 is stored 128 lower.
   const int32_t shift = b->is_signed ? 0 : 128;
-  bool any_zero = false;
-  for (int64_t i = 0; i < n; ++i) {
-    zero[i] = item.b_zero_point[i * item.b_zero_point_step] - shift;
-    any_zero |= zero[i] != 0;
-  }
-  if (any_zero) {
-    std::fill(zero + n, zero + padded, 0);
-    c.b_zero_point = zero;
+  if (item.b_zero_point_step || *item.b_zero_point != shift) {
+    c.b_zero_point = pad(item.b_zero_point, item.b_zero_point_step, n, padded, zero);
+    for (int64_t i = 0; i < n; ++i) zero[i] -= shift;
   }
 
   GemmA a{};
