@@ -1,9 +1,11 @@
 // What the native tests share: a seeded generator, cases that print themselves as a line which
 // repeats them, and a count of failures.
 //
-//   test_kernels                      every kernel of every table that this machine supports
+//   test_kernels                      every table that this machine supports
 //   test_kernels --isa avx2           one table
 //   test_kernels --case "gemm m=3 .." one case again, as a failure printed it
+//
+// OCTAVO_EXPECT_ISA names the table that must be the default one; OCTAVO_IN_QEMU=1 shrinks shapes.
 #pragma once
 
 #include <csignal>
@@ -15,6 +17,8 @@
 #include <string>
 #include <vector>
 
+#include "guard_page.h"
+#include "isa/features.h"
 #include "kernels/table.h"
 #include "runtime/dispatch.h"
 
@@ -164,6 +168,69 @@ inline void name_case_on_crash() {
     };
     sigaction(number, &action, &previous[number]);
   }
+}
+
+// What a test's main() does: `test` each supported table, then `compare` all of them; or `repeat`
+// one case.
+inline int run_tests(int argc, char** argv, void (*test)(const KernelTable&),
+                     void (*compare)(const std::vector<const KernelTable*>&),
+                     bool (*repeat)(const KernelTable&, const std::string&)) {
+  std::string only, repeated;
+  running.program = argv[0];
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    std::string* value = option == "--isa" ? &only : option == "--case" ? &repeated : nullptr;
+    if (!value || ++i == argc) {
+      std::fprintf(stderr, "usage: %s [--isa NAME] [--case LINE]\n", argv[0]);
+      return 2;
+    }
+    *value = argv[i];
+  }
+  name_case_on_crash();
+
+  if (const char* expected = std::getenv("OCTAVO_EXPECT_ISA")) {
+    const char* chosen = default_table()->info->name;
+    if (std::string(expected) != chosen) {
+      std::fprintf(stderr, "FAILED the default table is %s, OCTAVO_EXPECT_ISA says %s\n", chosen,
+                   expected);
+      return 1;
+    }
+    std::printf("default table: %s, as expected\n", chosen);
+  }
+
+  std::vector<const KernelTable*> tables;
+  for (const KernelTable* table : all_tables()) {
+    const char* name = table->info->name;
+    if (!only.empty() && only != name) continue;
+    if (!is_supported(*table)) {
+      std::printf("SKIPPED %s: this machine has not its instructions\n", name);
+      continue;
+    }
+    tables.push_back(table);
+    // QEMU 7.2 reads all 32 bytes of a masked AVX load, and faults where the processor does not;
+    // kernels take four vectors at a time, the last ones perhaps wholly masked.
+    if (in_qemu() && (table->info->required & kAvx2)) GuardedBuffer::distance = 128;
+  }
+  if (tables.empty()) {
+    std::fprintf(stderr, "FAILED no table to test%s%s\n", only.empty() ? "" : ": ", only.c_str());
+    return 1;
+  }
+  for (const KernelTable* table : tables) {
+    running.isa = table->info->name;
+    if (repeated.empty()) {
+      test(*table);
+    } else if (!repeat(*table, repeated)) {
+      std::fprintf(stderr, "no such kind of case: %s\n", repeated.c_str());
+      return 2;
+    }
+  }
+  if (repeated.empty() && only.empty()) {
+    OCTAVO_CHECK(tables.size() >= 2, "only one table ran: nothing was compared");
+    compare(tables);
+    std::printf("%zu tables agree\n", tables.size());
+  }
+  if (running.failures > 0) std::fprintf(stderr, "%d failures\n", running.failures);
+  return running.failures > 0 ? 1 : 0;
 }
 
 }  // namespace octavo

@@ -24,7 +24,8 @@ namespace octavo {
 // sides: bit i: operand i begins at a page, else it ends at one
 #define OCTAVO_GEMM_FIELDS(F)                                                                      \
   F(m)                                                                                             \
-  F(n) F(segments) F(length) F(pitch_extra) F(lda_extra) F(a_signed) F(b_signed) F(zp_a) F(zp_b)   \
+  F(n)                                                                                             \
+  F(segments) F(length) F(pitch_extra) F(lda_extra) F(a_signed) F(b_signed) F(zp_a) F(zp_b)        \
       F(zp_wide) F(output) F(bias) F(clip) F(row_scale_step) F(expanded) F(two_panels) F(prefetch) \
           F(ldc_extra) F(values) F(scales) F(sides) F(seed)
 OCTAVO_CASE(GemmCase, "gemm", OCTAVO_GEMM_FIELDS)
@@ -75,6 +76,14 @@ inline void fill_operand(std::vector<uint8_t>& bytes, bool is_signed, int64_t va
   }
 }
 
+// How far from zero sums of k products get: their mean and a standard deviation of uniform bytes.
+inline double sum_spread(int64_t k, bool a_signed, int32_t za, bool b_signed, int32_t zb) {
+  const double mean_a = (a_signed ? -0.5 : 127.5) - za, mean_b = (b_signed ? -0.5 : 127.5) - zb;
+  const double depth = static_cast<double>(k);
+  return 1 + depth * std::fabs(mean_a * mean_b) +
+         74 * std::sqrt(depth * (mean_a * mean_a + mean_b * mean_b + 74 * 74));
+}
+
 inline GemmProblem make_problem(const GemmCase& c) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Random random(static_cast<uint64_t>(c.seed));
@@ -96,14 +105,9 @@ inline GemmProblem make_problem(const GemmCase& c) {
   for (int64_t i = 0; i < c.m; ++i) {
     p.a_zero_point.push_back(c.zp_a == 0 ? 0 : c.zp_a == 3 ? zero_point(c.a_signed != 0) : za);
   }
-  // How far from zero sums get: their mean and a standard deviation of uniform bytes.
-  const double mean_a = (c.a_signed ? -0.5 : 127.5) - (c.zp_a ? za : 0);
-  const double mean_b = (c.b_signed ? -0.5 : 127.5) - (c.zp_b ? zb : 0);
-  const double depth = static_cast<double>(p.k);
   const double spread =
-      c.values == 7 ? 2 * std::sqrt(depth + 1)
-                    : 1 + depth * std::fabs(mean_a * mean_b) +
-                          74 * std::sqrt(depth * (mean_a * mean_a + mean_b * mean_b + 74 * 74));
+      c.values == 7 ? 2 * std::sqrt(static_cast<double>(p.k) + 1)
+                    : sum_spread(p.k, c.a_signed, c.zp_a ? za : 0, c.b_signed, c.zp_b ? zb : 0);
   const float tie_scales[] = {0.5f, 0.25f, 1.5f, 1.0f, 2.5f, 0.125f};
   const float extreme_scales[] = {1.4e-45f, 1e-40f, 0x1p-126f, 1e-30f, 1.0f, 1e10f, 3e38f};
   const auto scale = [&](double usual) {
@@ -327,6 +331,17 @@ class GemmRunner {
                             prepared + s * args.pitch, args.lda);
     }
     OCTAVO_CHECK(prepared_.intact(), "prepare_a wrote beside its room");
+    for (int64_t i = 0; i < c.m; ++i) {
+      for (int64_t j = 0; j < c.segments * args.pitch; ++j) {
+        const int64_t s = j / args.pitch, at = j % args.pitch;
+        const int64_t value =
+            at < c.length ? code_value(a[i * p.lda + s * p.pitch + at], c.a_signed != 0) : 0;
+        if (prepared[i * args.lda + j] != value) {
+          return fail("prepare_a: row %lld has %d at %lld", static_cast<long long>(i),
+                      prepared[i * args.lda + j], static_cast<long long>(j));
+        }
+      }
+    }
   }
 
   // Packs all panels one behind the other; returns whether they were expanded.

@@ -7,7 +7,6 @@
 #include "check.h"
 #include "gemm_case.h"
 #include "guard_page.h"
-#include "isa/features.h"
 #include "reference/gemm.h"
 #include "reference/pack.h"
 #include "reference/quantize.h"
@@ -293,9 +292,10 @@ void test_pack(const KernelTable& table) {
 // values: 0 about the range, 1 ties, 2 next to ties, 3 special, 4 any bits (or, of codes and
 // accumulators: 0 any, 1 extremes, 2 small)
 // scales: 0 usual, 1 powers of two, 2 extreme
-#define OCTAVO_ELEMENT_FIELDS(F)                                                                \
-  F(kind)                                                                                       \
-  F(n) F(rows) F(gap) F(is_signed) F(scale_step) F(zp_step) F(bias) F(clip) F(values) F(scales) \
+#define OCTAVO_ELEMENT_FIELDS(F)                                                           \
+  F(kind)                                                                                  \
+  F(n)                                                                                     \
+  F(rows) F(gap) F(is_signed) F(scale_step) F(zp_step) F(bias) F(clip) F(values) F(scales) \
       F(zero_point) F(sides) F(seed)
 OCTAVO_CASE(ElementCase, "element", OCTAVO_ELEMENT_FIELDS)
 
@@ -797,77 +797,23 @@ bool repeat_case(const KernelTable& table, const std::string& line) {
   return true;
 }
 
-int run(int argc, char** argv) {
-  std::string only, repeated;
-  running.program = argv[0];
-  for (int i = 1; i < argc; ++i) {
-    const std::string option = argv[i];
-    std::string* value = option == "--isa" ? &only : option == "--case" ? &repeated : nullptr;
-    if (!value || ++i == argc) {
-      std::fprintf(stderr, "usage: %s [--isa NAME] [--case LINE]\n", argv[0]);
-      return 2;
-    }
-    *value = argv[i];
-  }
-  name_case_on_crash();
-
-  if (const char* expected = std::getenv("OCTAVO_EXPECT_ISA")) {
-    const char* chosen = default_table()->info->name;
-    if (std::string(expected) != chosen) {
-      std::fprintf(stderr, "FAILED the default table is %s, OCTAVO_EXPECT_ISA says %s\n", chosen,
-                   expected);
-      return 1;
-    }
-    std::printf("default table: %s, as expected\n", chosen);
-  }
-
-  std::vector<const KernelTable*> tables;
-  for (const KernelTable* table : all_tables()) {
-    const char* name = table->info->name;
-    if (!only.empty() && only != name) continue;
-    if (!is_supported(*table)) {
-      std::printf("SKIPPED %s: this machine has not its instructions\n", name);
-      continue;
-    }
-    tables.push_back(table);
-    // QEMU 7.2 reads all 32 bytes of a masked AVX load, and faults where the processor does not;
-    // kernels take four vectors at a time, the last ones perhaps wholly masked.
-    if (in_qemu() && (table->info->required & kAvx2)) GuardedBuffer::distance = 128;
-  }
-  if (tables.empty()) {
-    std::fprintf(stderr, "FAILED no table to test%s%s\n", only.empty() ? "" : ": ", only.c_str());
-    return 1;
-  }
-  for (const KernelTable* table : tables) {
-    running.isa = table->info->name;
-    if (!repeated.empty()) {
-      if (!repeat_case(*table, repeated)) {
-        std::fprintf(stderr, "no such kind of case: %s\n", repeated.c_str());
-        return 2;
-      }
-      continue;
-    }
-#define OCTAVO_KERNEL(family, type)                                     \
-  {                                                                     \
-    const int64_t before = running.cases;                               \
-    test_##family(*table);                                              \
-    std::printf("%-12s %-9s %8lld cases\n", table->info->name, #family, \
-                static_cast<long long>(running.cases - before));        \
-    std::fflush(stdout);                                                \
+void test_table(const KernelTable& table) {
+#define OCTAVO_KERNEL(family, type)                                    \
+  {                                                                    \
+    const int64_t before = running.cases;                              \
+    test_##family(table);                                              \
+    std::printf("%-12s %-9s %8lld cases\n", table.info->name, #family, \
+                static_cast<long long>(running.cases - before));       \
+    std::fflush(stdout);                                               \
   }
 #include "kernels/kernels.inc"
 #undef OCTAVO_KERNEL
-  }
-  if (repeated.empty() && only.empty()) {
-    OCTAVO_CHECK(tables.size() >= 2, "only one table ran: nothing was compared");
-    test_tables_agree(tables);
-    std::printf("%zu tables agree\n", tables.size());
-  }
-  if (running.failures > 0) std::fprintf(stderr, "%d failures\n", running.failures);
-  return running.failures > 0 ? 1 : 0;
 }
 
 }  // namespace
 }  // namespace octavo
 
-int main(int argc, char** argv) { return octavo::run(argc, argv); }
+int main(int argc, char** argv) {
+  using namespace octavo;
+  return run_tests(argc, argv, test_table, test_tables_agree, repeat_case);
+}
