@@ -44,7 +44,15 @@ class Gemm {
     from_float_ = a.kind != GemmA::Kind::kBytes;
     const bool widens = info_.a_bytes == 2;
     flip_ = !widens && a.is_signed != info_.a_signed ? 0x80 : 0;
-    copies_ = from_float_ || a.k_stride != 1;
+    is_signed_ = a.is_signed;
+    zero_shift_ = 0;
+    if (flip_ && !info_.flips) {
+      copy_flip_ = flip_;
+      flip_ = 0;
+      is_signed_ = !a.is_signed;
+      zero_shift_ = a.is_signed ? 128 : -128;
+    }
+    copies_ = from_float_ || a.k_stride != 1 || copy_flip_;
     owns_rows_ = copies_ || widens;
     byte_stride_ = round_up(b.k, 64);
     wide_stride_ = round_up(b.k, 64);
@@ -84,29 +92,27 @@ class Gemm {
   void fill(const Storage& s, int64_t at, int64_t first, int64_t count) const {
     const uint8_t* bytes = nullptr;
     int64_t stride = byte_stride_;
-    const bool is_signed = a_.is_signed;
     if (from_float_) {
       const float* x = static_cast<const float*>(a_.data) + first * a_.row_stride;
       uint8_t* q = s.bytes + at * byte_stride_;
       if (a_.kind == GemmA::Kind::kQuantizeRows) {
         kernels_.quantize->quantize_rows(x, a_.row_stride, count, b_.k, q, byte_stride_,
                                          s.row_scale + at, s.zero_point + at);
-      } else if (a_.row_stride == b_.k && byte_stride_ == b_.k) {
-        kernels_.quantize->quantize(x, count * b_.k, &a_.scale, 0, a_.zero_point, 0, is_signed, q);
       } else {
-        for (int64_t i = 0; i < count; ++i)
-          kernels_.quantize->quantize(x + i * a_.row_stride, b_.k, &a_.scale, 0, a_.zero_point, 0,
-                                      is_signed, q + i * byte_stride_);
+        const int32_t zero = *a_.zero_point + zero_shift_;
+        const bool is_one_run = a_.row_stride == b_.k && byte_stride_ == b_.k;
+        const int64_t runs = is_one_run ? 1 : count, length = is_one_run ? count * b_.k : b_.k;
+        for (int64_t i = 0; i < runs; ++i)
+          kernels_.quantize->quantize(x + i * a_.row_stride, length, &a_.scale, 0, &zero, 0,
+                                      is_signed_, q + i * byte_stride_);
       }
       bytes = q;
     } else {
       const uint8_t* a = static_cast<const uint8_t*>(a_.data) + first * a_.row_stride;
       if (copies_) {
         uint8_t* q = s.bytes + at * byte_stride_;
-        for (int64_t i = 0; i < count; ++i) {
-          for (int64_t k = 0; k < b_.k; ++k)
-            q[i * byte_stride_ + k] = a[i * a_.row_stride + k * a_.k_stride];
-        }
+        for (int64_t i = 0; i < count; ++i)
+          copy_row(a + i * a_.row_stride, q + i * byte_stride_);
         bytes = q;
       } else {
         bytes = a;
@@ -115,16 +121,16 @@ class Gemm {
     }
     for (int64_t i = 0; i < count && (per_row_zero_ || c_.b_zero_point); ++i) {
       const int32_t zero = zero_point_of(s, at + i, first + i);
-      s.row_a[at + i] = -stored_a_zero_point(kernels_, is_signed, zero);
+      s.row_a[at + i] = -stored_a_zero_point(kernels_, a_.is_signed, zero);
       if (c_.b_zero_point) {
-        const int32_t sum = kernels_.quantize->row_sum(bytes + i * stride, b_.k, is_signed);
-        s.row_b[at + i] = static_cast<int32_t>(static_cast<uint32_t>(zero) *
+        const int32_t sum = kernels_.quantize->row_sum(bytes + i * stride, b_.k, is_signed_);
+        s.row_b[at + i] = static_cast<int32_t>(static_cast<uint32_t>(zero + zero_shift_) *
                                                    static_cast<uint32_t>(b_.k) -
                                                static_cast<uint32_t>(sum));
       }
     }
     if (info_.a_bytes == 2)
-      kernels_.gemm->prepare_a(bytes, stride, count, b_.k, is_signed, s.wide + at * wide_stride_,
+      kernels_.gemm->prepare_a(bytes, stride, count, b_.k, is_signed_, s.wide + at * wide_stride_,
                                wide_stride_);
   }
 
@@ -255,7 +261,8 @@ class Gemm {
       const int32_t zero = zero_point_of(s, i, first + i);
       const int64_t a_zero = stored_a_zero_point(kernels_, a_.is_signed, zero);
       int64_t row_term = 0;
-      if (c_.b_zero_point) row_term = zero * b_.k - wide_row_sum(s, i, first + i);
+      if (c_.b_zero_point)
+        row_term = int64_t{zero + zero_shift_} * b_.k - wide_row_sum(s, i, first + i);
       const float row_scale =
           a_.kind == GemmA::Kind::kQuantizeRows ? s.row_scale[i] : one;
       for (int64_t n = 0; n < b_.n; ++n) {
@@ -269,6 +276,15 @@ class Gemm {
   }
 
  private:
+  void copy_row(const uint8_t* a, uint8_t* out) const {
+    const uint8_t flip = copy_flip_;
+    if (a_.k_stride == 1) {
+      for (int64_t k = 0; k < b_.k; ++k) out[k] = a[k] ^ flip;
+    } else {
+      for (int64_t k = 0; k < b_.k; ++k) out[k] = a[k * a_.k_stride] ^ flip;
+    }
+  }
+
   int32_t zero_point_of(const Storage& s, int64_t at, int64_t row) const {
     if (a_.kind == GemmA::Kind::kQuantizeRows) return s.zero_point[at];
     return a_.zero_point[row * a_.zero_point_step];
@@ -281,7 +297,7 @@ class Gemm {
                 : static_cast<const uint8_t*>(a_.data) + row * a_.row_stride;
     int64_t sum = 0;
     for (int64_t k = 0; k < b_.k; k += kWideChunk)
-      sum += kernels_.quantize->row_sum(bytes + k, std::min(kWideChunk, b_.k - k), a_.is_signed);
+      sum += kernels_.quantize->row_sum(bytes + k, std::min(kWideChunk, b_.k - k), is_signed_);
     return sum;
   }
 
@@ -337,7 +353,10 @@ class Gemm {
   static constexpr int kSharedRows = 14;  // at least any table's mr
   int32_t shared_[kSharedRows];
   bool has_shared_ = false;
-  uint8_t flip_;
+  uint8_t flip_, copy_flip_ = 0;
+  // Of the bytes that fill() leaves: where the micro-kernel does not flip, they are copied flipped.
+  bool is_signed_;
+  int32_t zero_shift_;
   bool from_float_, copies_, owns_rows_, per_row_zero_;
   int64_t byte_stride_, wide_stride_;
 };

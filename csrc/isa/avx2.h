@@ -20,6 +20,7 @@ struct Isa {
     static constexpr int kRows[] = {12, 6};  // by row vectors of the tile
     static constexpr int kChains = 4;
     static constexpr bool kASigned = false;
+    static constexpr bool kFlips = false;
     static constexpr int kExpandedBytes = 2;
     static constexpr int kMc = 96;
     static constexpr int64_t kMacsPerDot = 16;

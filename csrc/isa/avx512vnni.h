@@ -131,6 +131,7 @@ struct Isa {
     static constexpr int kRows[] = {14, 12, 8, 6};  // by row vectors of the tile
     static constexpr int kChains = 8;
     static constexpr bool kASigned = false;
+    static constexpr bool kFlips = true;
     static constexpr int kExpandedBytes = 1;
     static constexpr int kMc = 128;
     static constexpr int64_t kMacsPerDot = 64;

@@ -1,4 +1,5 @@
-// AVX-VNNI: vpdpbusd on 8 columns at a time; 16 registers hold a tile of 5 x 16.
+// AVX-VNNI: vpdpbusd on 8 columns at a time; 16 registers hold a tile of 6 x 16,
+// and no flip: A comes as uint8.
 #pragma once
 
 #include "isa/x86_vec256.h"
@@ -15,9 +16,10 @@ struct Isa {
   struct U8S8 : Tile256 {
     static constexpr int kKr = 4;
     static constexpr int kMaxVectors = 2;
-    static constexpr int kRows[] = {10, 5};  // by row vectors: 10 accumulators, B, A and the flip
+    static constexpr int kRows[] = {12, 6};  // by row vectors of the tile
     static constexpr int kChains = 8;
     static constexpr bool kASigned = false;
+    static constexpr bool kFlips = false;
     static constexpr int kExpandedBytes = 1;
     static constexpr int kMc = 96;
     static constexpr int64_t kMacsPerDot = 32;
@@ -26,16 +28,16 @@ struct Isa {
     template <bool kStored>
     using BValue = int8_t;
 
-    static OCTAVO_INLINE AVec load_a(const uint8_t* p, int64_t, Flip flip) {
+    static OCTAVO_INLINE AVec load_a(const uint8_t* p, int64_t, Flip) {
       int32_t x;
       __builtin_memcpy(&x, p, 4);
-      return _mm256_xor_si256(_mm256_set1_epi32(x), flip);
+      return _mm256_set1_epi32(x);
     }
-    static OCTAVO_INLINE AVec load_a_tail(const uint8_t* p, int64_t, int count, Flip flip) {
+    static OCTAVO_INLINE AVec load_a_tail(const uint8_t* p, int64_t, int count, Flip) {
       int32_t x = p[0];
       if (count > 1) x |= p[1] << 8;
       if (count > 2) x |= p[2] << 16;
-      return _mm256_xor_si256(_mm256_set1_epi32(x), flip);
+      return _mm256_set1_epi32(x);
     }
     static OCTAVO_INLINE BVec load_b(const int8_t* p) {
       return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

@@ -139,6 +139,7 @@ struct Vector128 {
 // What the tiles of ARM share: A and B are both int8.
 struct Tile128 : RowAccumulators<Vector128> {
   static constexpr bool kASigned = true;
+  static constexpr bool kFlips = true;
   static constexpr int kExpandedBytes = 1;
   static constexpr int kMc = 96;
   using AValue = uint8_t;

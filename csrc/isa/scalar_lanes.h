@@ -165,6 +165,7 @@ struct ScalarTile : RowAccumulators<ScalarVector<kL>> {
   static constexpr int kKr = kK;
   static constexpr int kChains = 1;
   static constexpr bool kASigned = kSignedA;
+  static constexpr bool kFlips = true;
   static constexpr int kExpandedBytes = 1;
   static constexpr int kMc = 64;
   static constexpr int64_t kMacsPerDot = kL * kK;

@@ -37,7 +37,7 @@ struct GemmArgs {
   int64_t segments;
   int64_t pitch;
   int64_t segment_length;
-  uint8_t a_flip;  // 0 or 0x80; 0 where prepare_a made A
+  uint8_t a_flip;  // 0 or 0x80; 0 where prepare_a made A, and where info.flips is false
 
   const void* b;
   bool b_expanded;     // b was made by expand_b

@@ -15,6 +15,7 @@ struct InfoKernels {
   int nv;             // columns that one row vector holds: the last panel is a multiple of it
   int mr;             // rows of a full-width tile
   bool a_signed;      // A is brought to int8 (else to uint8) by flipping the top bit
+  bool flips;         // the micro-kernel does so (a_flip); else A must come flipped
   int a_bytes;        // bytes of one value of A as the micro-kernel reads it (2: prepare_a widens)
   int b_bytes;        // bytes of one value of B after expand_b (1: the stored form is used)
   int mc;             // rows of A that are prepared together
@@ -57,7 +58,7 @@ constexpr InfoKernels info_kernels() {
   return {Isa::kName,     Isa::kRequired, Isa::kTestOnly,
           T::kKr,         T::kMaxVectors * T::kVectorColumns,
           T::kVectorColumns, T::kRows[T::kMaxVectors - 1],
-          T::kASigned,    static_cast<int>(sizeof(typename T::AValue)),
+          T::kASigned,    T::kFlips, static_cast<int>(sizeof(typename T::AValue)),
           T::kExpandedBytes, T::kMc,      peak_loop<Isa>};
 }
 
