@@ -10,9 +10,15 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
+    pytest.mark.skipif(
+        os.environ.get("OCTAVO_IN_QEMU") == "1",
+        reason="the children of an emulated process are not emulated",
+    ),
+]
 
-LIMIT = 300 if os.environ.get("OCTAVO_IN_QEMU") == "1" else 60
+LIMIT = 60  # seconds
 
 PRELUDE = """
 import multiprocessing, os, sys, threading, time, warnings

@@ -1,6 +1,7 @@
 """ONNX's own cases of the quantization operators, built in memory; integers compared with ``==``."""
 
 import functools
+import os
 import warnings
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 import octavo as oc
 
 onnx = pytest.importorskip("onnx", reason="ONNX's node cases are not run without onnx")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("OCTAVO_IN_QEMU") == "1", reason="x86 tables are run natively; slow in emulation"
+)
 
 OPERATORS = {
     "QuantizeLinear",
