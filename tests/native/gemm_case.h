@@ -22,11 +22,12 @@ namespace octavo {
 // values: 0 any, 1 {-128,-127,0,127,255}, 2-5 {min,max} x {min,max}, 6 those at random, 7 small
 // scales: 0 usual, 1 that make ties, 2 extreme
 // sides: bit i: operand i begins at a page, else it ends at one
-#define OCTAVO_GEMM_FIELDS(F)                                                                      \
-  F(m)                                                                                             \
-  F(n)                                                                                             \
-  F(segments) F(length) F(pitch_extra) F(lda_extra) F(a_signed) F(b_signed) F(zp_a) F(zp_b)        \
-      F(zp_wide) F(output) F(bias) F(clip) F(row_scale_step) F(expanded) F(two_panels) F(prefetch) \
+#define OCTAVO_GEMM_FIELDS(F)                                                              \
+  F(m)                                                                                     \
+  F(n)                                                                                     \
+  F(segments)                                                                              \
+  F(length) F(pitch_extra) F(lda_extra) F(a_signed) F(b_signed) F(zp_a) F(zp_b) F(zp_wide) \
+      F(output) F(bias) F(clip) F(row_scale_step) F(expanded) F(two_panels) F(prefetch)    \
           F(ldc_extra) F(values) F(scales) F(sides) F(seed)
 OCTAVO_CASE(GemmCase, "gemm", OCTAVO_GEMM_FIELDS)
 
@@ -193,7 +194,7 @@ class GemmRunner {
     args.segment_length = c.length;
     place_a(table, c, p, args);
     // The bytes that the micro-kernel multiplies are a + a_shift and b + b_shift.
-    const int32_t a_shift = args.a_flip == 0 ? 0 : c.a_signed ? 128 : -128;
+    const int32_t a_shift = !a_is_flipped_ ? 0 : c.a_signed ? 128 : -128;
     const int32_t b_shift = c.b_signed ? 0 : -128;
     const bool expanded = place_b(table, c, p);
     args.b_expanded = expanded;
@@ -228,7 +229,10 @@ class GemmRunner {
       rows_b.push_back(wrap(-sum));
     }
     const auto rows = static_cast<size_t>(c.m);
-    const int32_t* col_init = col_init_.copy(init.data(), columns, side());
+    const bool no_start =
+        c.seed % 2 && std::all_of(init.begin(), init.begin() + static_cast<std::ptrdiff_t>(c.n),
+                                  [](int32_t start) { return start == 0; });
+    const int32_t* col_init = no_start ? nullptr : col_init_.copy(init.data(), columns, side());
     if (row_a) args.row_a = row_a_.copy(rows_a.data(), rows, side());
     const int32_t* col_sum = row_a ? col_sum_.copy(col_sums_.data(), columns, side()) : nullptr;
     if (row_b) args.row_b = row_b_.copy(rows_b.data(), rows, side());
@@ -271,7 +275,7 @@ class GemmRunner {
       args.b_prefetch = c.prefetch ? 1024 : 0;
       args.next_a = c.prefetch ? args.a : nullptr;
       args.next_b = c.prefetch ? args.b : nullptr;
-      args.col_init = col_init + first;
+      args.col_init = col_init ? col_init + first : nullptr;
       args.col_sum = col_sum ? col_sum + first : nullptr;
       args.col_zp = col_zp ? col_zp + first : nullptr;
       args.multiplier = scales ? scales + first : nullptr;
@@ -303,6 +307,8 @@ class GemmRunner {
   static constexpr int32_t kJunk = 0x5eadbeef;  // of columns that are padding
   static constexpr float kJunkFloat = 3e38f;
 
+  bool a_is_flipped_ = false;
+
   Side side() { return (sides_ >> bit_++) & 1 ? Side::kBegin : Side::kEnd; }
 
   static int64_t panel_bytes(const GemmCase& c, const InfoKernels& info, int64_t width) {
@@ -311,12 +317,17 @@ class GemmRunner {
 
   void place_a(const KernelTable& table, const GemmCase& c, const GemmProblem& p, GemmArgs& args) {
     const InfoKernels& info = *table.info;
-    const uint8_t* a = a_.copy(p.a.data(), p.a.size(), side());
+    a_is_flipped_ = info.a_bytes == 1 && (c.a_signed != 0) != info.a_signed;
+    std::vector<uint8_t> bytes = p.a;
+    if (a_is_flipped_ && !info.flips) {  // the driver's duty
+      for (auto& byte : bytes) byte ^= 0x80;
+    }
+    const uint8_t* a = a_.copy(bytes.data(), bytes.size(), side());
     args.a = a;
     args.lda = p.lda;
     args.pitch = p.pitch;
     if (info.a_bytes == 1) {
-      args.a_flip = (c.a_signed != 0) == info.a_signed ? 0 : 0x80;
+      args.a_flip = a_is_flipped_ && info.flips ? 0x80 : 0;
       return;
     }
     // Each segment is prepared by itself, so that its last group is zero-padded as B's is.
