@@ -292,11 +292,12 @@ void test_pack(const KernelTable& table) {
 // values: 0 about the range, 1 ties, 2 next to ties, 3 special, 4 any bits (or, of codes and
 // accumulators: 0 any, 1 extremes, 2 small)
 // scales: 0 usual, 1 powers of two, 2 extreme
-#define OCTAVO_ELEMENT_FIELDS(F)                                                           \
-  F(kind)                                                                                  \
-  F(n)                                                                                     \
-  F(rows) F(gap) F(is_signed) F(scale_step) F(zp_step) F(bias) F(clip) F(values) F(scales) \
-      F(zero_point) F(sides) F(seed)
+#define OCTAVO_ELEMENT_FIELDS(F)                                                                 \
+  F(kind)                                                                                        \
+  F(n)                                                                                           \
+  F(rows)                                                                                        \
+  F(gap) F(is_signed) F(scale_step) F(zp_step) F(bias) F(clip) F(values) F(scales) F(zero_point) \
+      F(sides) F(seed)
 OCTAVO_CASE(ElementCase, "element", OCTAVO_ELEMENT_FIELDS)
 
 float any_float(Random& random) {
@@ -612,7 +613,7 @@ ElementCase random_element(Random& random) {
   c.values = random.below(5);
   c.scales = c.values == 4 ? 2 : random.below(2);
   c.zero_point = any_zero_point(c.is_signed != 0, random);
-  c.rows = random.between(1, 5);
+  c.rows = random.chance(8) ? random.between(6, 150) : random.between(1, 5);
   c.gap = random.chance(2) ? random.below(40) : 0;
   c.sides = random.below(16);
   c.seed = static_cast<int64_t>(random.next() >> 1);
@@ -694,6 +695,14 @@ void test_quantize(const KernelTable& table) {
     OCTAVO_CHECK(scale == expected_scale && zero_point == expected_zero_point &&
                      std::memcmp(q, expected, 4) == 0,
                  "quantize_rows of an infinite range");
+  }
+  // Rows longer than what stays in L1.
+  for (const int64_t k : {4095, 8191, 8192, 8193, 20011}) {
+    ElementCase c = random_element(random);
+    c.kind = 4;
+    c.n = k;
+    c.rows = small ? 2 : 5;
+    test.check(table, c);
   }
   // Sums that pass 2^31, and long ones.
   for (const int64_t n : {4099, 33025, 8500000, 17000000}) {
