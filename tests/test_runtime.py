@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -442,6 +443,17 @@ def test_every_public_name_is_there():
     assert issubclass(oc.UnsupportedOpError, oc.ModelError)
     assert issubclass(oc.ModelError, ValueError)
     assert issubclass(oc.FallbackWarning, UserWarning)
+
+
+def test_unknown_names_and_an_octavo_that_is_not_installed(monkeypatch):
+    with pytest.raises(AttributeError, match=r"module 'octavo' has no attribute 'nothing'"):
+        _ = oc.nothing
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert oc.__version__ == "unknown"
 
 
 def test_the_import_brings_nothing_but_numpy():

@@ -1,6 +1,9 @@
 """One object, eight threads, all at once."""
 
+import os
 import pickle
+import signal
+import subprocess
 import sys
 import threading
 
@@ -145,3 +148,35 @@ def test_functions_serve_many_threads():
         assert np.array_equal(q.dequantize(), wanted[i].dequantize())
 
     run_threaded(function)
+
+
+@pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill") or os.environ.get("OCTAVO_IN_QEMU") == "1",
+    reason="signals between processes, as POSIX has them, and no emulator",
+)
+def test_ctrl_c_ends_a_call_sequence_and_leaves_the_pool_usable():
+    code = """
+import numpy as np, octavo as oc
+oc.set_num_threads(4)
+a, b = np.ones((300, 400), np.uint8), oc.pack(np.ones((400, 500), np.int8))
+count = 0
+try:
+    while True:
+        oc.matmul(a, b)
+        if count == 0:
+            print("started", flush=True)
+        count += 1
+except KeyboardInterrupt:
+    assert (oc.matmul(a, b) == 400).all()
+    print("stopped", flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, "stopped\n"), errors

@@ -210,6 +210,7 @@ def test_repr_tells_what_matters():
     assert repr(kinds["uint8 per channel"].T) == (
         "QTensor(uint8, shape=(5, 3), axis=1, scale=[0.5, 0.25, 2.0], zero_point=[1, 2, 3])"
     )
+    assert "axis=0, group_size=4, scale=[" in repr(kinds["uint4 in groups"])
     many = oc.quantize(np.diag(np.arange(1.0, 8)) * 127, axis=0)
     assert repr(many).endswith("scale=[1.0, 2.0, 3.0, 4.0, ...], zero_point=0)")
     empty = oc.QTensor(np.zeros((0, 2), np.int8), np.zeros(0), axis=0)
