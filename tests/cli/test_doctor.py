@@ -17,7 +17,6 @@ ARGUMENTS = ["doctor", "--seconds", "0.001"]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SHAPES", ((1, 1, 1), (5, 16, 64), (13, 65, 131)))
-    monkeypatch.setattr(doctor, "FLOAT_SIZE", 16)
     monkeypatch.setattr(doctor, "MATMUL_SIZE", 32)
 
 

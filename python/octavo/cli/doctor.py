@@ -18,9 +18,8 @@ from octavo.cli import machine, terminal, timing
 
 # M, N, K around the register tiles of every table: single elements, primes, exact tiles, one beyond.
 SHAPES = ((1, 1, 1), (1, 67, 131), (5, 16, 64), (13, 65, 257), (33, 130, 96), (64, 256, 512))
-FLOAT_SIZE = 1024  # of the product that NumPy is measured by
 SHOWN_FAILURES = 5  # of each table; --json lists all
-MATMUL_SIZE = 512  # of the product that shows how much of the peak is reached
+MATMUL_SIZE = 512  # of the product that NumPy and oc.matmul are measured by
 # What an instruction of each table can do against float32 in vectors of the same width. A 32-bit lane
 # holds one float32 product, or four of int8 where there is a four-way dot product (eight in i8mm's
 # 2x2 blocks), or two after widening to int16 (one on NEON, which widens each product).
@@ -188,10 +187,10 @@ def check_isa(options: argparse.Namespace, isa: str) -> Check:
 def measure_float(options: argparse.Namespace) -> dict[str, float | None]:
     """Measure NumPy's float32 on one thread, as it is set up and without the environment's overrides."""
     terminal.progress(options, "measuring NumPy's float32")
-    found = {"as set up here": machine.float_peak(FLOAT_SIZE, options.seconds)}
+    found = {"as set up here": machine.float_peak(MATMUL_SIZE, options.seconds)}
     if machine.blas_notes():
         found["without OPENBLAS overrides"] = machine.float_peak(
-            FLOAT_SIZE, options.seconds, without_overrides=True
+            MATMUL_SIZE, options.seconds, without_overrides=True
         )
     return found
 
@@ -232,7 +231,7 @@ def print_ceilings(ceilings: list[Ceiling], float32: dict[str, float | None]) ->
     terminal.print_text("Speed on one thread, in GMAC/s (10^9 multiply-accumulates per second)")
     for name, speed in float32.items():
         figure = f"{speed / 1e9:.0f}" if speed else "could not run"
-        terminal.print_text(f"NumPy float32, {FLOAT_SIZE}^3, {name}: {figure}")
+        terminal.print_text(f"NumPy float32, {MATMUL_SIZE}^3, {name}: {figure}")
     best = max((speed for speed in float32.values() if speed), default=None)
 
     def times(speed: float) -> str:
