@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -18,6 +19,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 hypothesis.settings.load_profile("emulated" if IN_QEMU else "octavo")
+
+# Under qemu a child started by the true sys.executable would not be emulated.
+sys.executable = os.environ.get("OCTAVO_TEST_PYTHON", sys.executable)
 
 # MXCSR keeps sticky exception flags in its low bits; the rest is the mode.
 STICKY_FLAGS = 0x3F
