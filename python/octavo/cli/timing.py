@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
-SAMPLE_SECONDS = 2e-3  # long enough for the clock and for a switch between two libraries' threads
+SAMPLE_SECONDS = 3e-4  # long for the clock, short beside the slices of a busy machine
 LEAST_SAMPLES = 5
 
 
