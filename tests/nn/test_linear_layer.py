@@ -65,12 +65,10 @@ def test_a_layer_gives_what_linear_gives(rng, precision, options):
         assert np.array_equal(a, c)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS[:-1])  # float32 weights are no QTensor
 def test_from_quantized_is_from_float_in_two_steps(rng, precision):
     w, b = weights(rng)
     x = rng.standard_normal((3, 50)).astype(np.float32)
-    if precision == "float32":
-        pytest.skip("float32 weights are no QTensor")
     layer = oc.Linear.from_quantized(quantized(w, precision), b, activation="relu6")
     assert layer.precision == precision
     assert np.array_equal(
