@@ -74,7 +74,9 @@ PackedB pack_into(const KernelTable& table, const ByteMatrix& b, int8_t* panels,
   parallel_for(static_cast<int>(packed.panel_count()),
                static_cast<int>(std::min<int64_t>(threads, wanted)), [&](int p) {
                  const int64_t first = int64_t{p} * nr;
-                 table.pack->pack(b.data + first * b.col_stride, b.row_stride, b.col_stride, b.rows,
+                 // Without rows, `data` may be null.
+                 const uint8_t* column = b.rows > 0 ? b.data + first * b.col_stride : nullptr;
+                 table.pack->pack(column, b.row_stride, b.col_stride, b.rows,
                                   std::min<int64_t>(nr, b.cols - first), packed.panel_width(p),
                                   packed.flip(), panels + p * packed.panel_stride, col_sum + first);
                });
@@ -83,6 +85,7 @@ PackedB pack_into(const KernelTable& table, const ByteMatrix& b, int8_t* panels,
 }
 
 void unpack(const PackedB& b, uint8_t* out, int64_t row_stride, int64_t col_stride) noexcept {
+  if (b.k == 0) return;  // `out` may be null
   const int nr = b.table->info->nr;
   for (int64_t p = 0; p < b.panel_count(); ++p) {
     const int64_t first = p * nr;
