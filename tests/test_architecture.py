@@ -368,14 +368,14 @@ RULES = [
 
 @pytest.fixture(scope="module")
 def tree() -> Files:
-    suffixes = {".cpp", ".h", ".inc", ".py", ".pyi", ".md", ".txt", ""}
-    found = [ROOT / "CMakeLists.txt", ROOT / "HACKING.md"]
-    for top in ("csrc", "python/octavo", "tests", "bench", "docs", ".ci"):
-        found += [p for p in (ROOT / top).rglob("*") if p.is_file() and p.suffix in suffixes]
+    found = [ROOT / "CMakeLists.txt", ROOT / "HACKING.md", *(ROOT / ".ci").glob("*")]
+    for top in ("csrc", "python/octavo", "tests", "bench", "docs"):
+        found += (ROOT / top).rglob("*")
+    text = {".cpp", ".h", ".inc", ".py", ".pyi", ".md", ".txt", ".sh"}
     return {
         p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8")
         for p in found
-        if "__pycache__" not in p.parts
+        if p.is_file() and (p.suffix in text or p.parent.name == ".ci")
     }
 
 
