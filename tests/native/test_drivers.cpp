@@ -21,13 +21,14 @@ namespace {
 // zp_a: 0 one for all rows, 1 one each; zp_b: 0 none, 1 one each
 // type: GemmC::Type; start: column_start() is given; values as in gemm_case.h
 // bias: 0 none, 1 usual, 2 near the ends of int32
-#define OCTAVO_DRIVER_FIELDS(F)                                                                \
-  F(kind)                                                                                      \
-  F(m)                                                                                         \
-  F(n)                                                                                         \
-  F(k)                                                                                         \
-  F(a_signed) F(b_signed) F(a_order) F(b_order) F(gap) F(zp_a) F(zp_b) F(type) F(bias) F(clip) \
-      F(start) F(ldc_extra) F(values) F(sides) F(seed)
+#define OCTAVO_DRIVER_FIELDS(F)                                                             \
+  F(kind)                                                                                   \
+  F(m)                                                                                      \
+  F(n)                                                                                      \
+  F(k)                                                                                      \
+  F(a_signed)                                                                               \
+  F(b_signed) F(a_order) F(b_order) F(gap) F(zp_a) F(zp_b) F(type) F(bias) F(clip) F(start) \
+      F(ldc_extra) F(values) F(sides) F(seed)
 OCTAVO_CASE(DriverCase, "driver", OCTAVO_DRIVER_FIELDS)
 
 constexpr int kThreadCounts[] = {1, 2, 3, 8};
@@ -95,8 +96,11 @@ class DriverTest {
                k = static_cast<size_t>(c.k);
     const auto type = static_cast<GemmC::Type>(c.type);
     const bool a_signed = c.a_signed != 0, b_signed = c.b_signed != 0;
+    // Beside extreme operands, zero points that make the largest differences.
     const auto code = [&](bool is_signed) {
-      return static_cast<int32_t>(random.between(0, 255) - (is_signed ? 128 : 0));
+      const int64_t any = random.between(0, 255), end = random.chance(2) ? 0 : 255;
+      return static_cast<int32_t>((c.values && random.chance(2) ? end : any) -
+                                  (is_signed ? 128 : 0));
     };
     a_.assign(m * k, 0);
     b_.assign(k * n, 0);
@@ -411,6 +415,14 @@ void test_gemm(const KernelTable& table) {
     c.n = 5 * nr + 7;
     c.k = 4001;
     if (m % 2 && c.kind != 2) c.type = static_cast<int64_t>(GemmC::Type::kS32);
+    test.check(table, c);
+  }
+  // Few rows, which several threads prepare together.
+  for (int repeat = 0; repeat < (small ? 2 : 12); ++repeat) {
+    DriverCase c = random_driver(random);
+    c.m = random.between(9, 47);
+    c.n = random.between(nr, 2 * nr);
+    c.k = small ? 2003 : random.between(2000, 5000);
     test.check(table, c);
   }
   // Every K around the point where int32 may no longer do, with the largest sums and others.
