@@ -52,6 +52,8 @@ Signature<10> signature{"matmul",
                         2,
                         2};
 
+constexpr size_t kOutArgument = 9;
+
 // An operand as a batch of matrices: the last two axes apart, the others listed.
 struct Operand {
   const char* data;
@@ -381,8 +383,55 @@ PyObject* matmul(const std::array<PyObject*, 10>& given) {
   return result.finish().release().ptr();
 }
 
+// The commonest small call, matmul(a, packed, out=out) with everything plain, without what the
+// general path allocates: a product of 64 x 64 takes 50 ns, so each allocation would show. Null
+// where the call is anything else, or wrong: the general path then does it, or says why not.
+PyObject* matmul_plain(PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  if (count != 2 || !keywords || PyTuple_GET_SIZE(keywords) != 1 ||
+      PyTuple_GET_ITEM(keywords, 0) != signature.interned[kOutArgument] ||
+      Py_TYPE(args[1]) != packed_type || !is_ndarray(args[0]) || !is_ndarray(args[2]))
+    return nullptr;
+  const ArrayView a = view_of(args[0], "a"), out = view_of(args[2], "out");
+  const Type type = type_of(a);
+  const auto& packed = *py::handle(args[1]).cast<const PackedMatrix*>();
+  if (a.ndim != 2 || out.ndim != 2 || !is_code_type(type) || type_of(out) != Type::kInt32 ||
+      !packed.is_signed() || a.shape[1] != packed.rows() || out.shape[0] != a.shape[0] ||
+      out.shape[1] != packed.cols() || !is_contiguous(a) || !is_contiguous(out) ||
+      !is_writable(out) || !is_native(out))
+    return nullptr;
+  const int64_t m = a.shape[0], k = a.shape[1], n = packed.cols();
+  const char* a_end = a.data + m * k;
+  const char* out_end = out.data + m * n * int64_t{sizeof(int32_t)};
+  if (out.data < a_end && a.data < out_end) return nullptr;
+
+  const CallContext context = call_context();
+  const int32_t zero = 0;
+  GemmA x{};
+  x.kind = GemmA::Kind::kBytes;
+  x.data = a.data;
+  x.m = m;
+  x.row_stride = k;
+  x.k_stride = 1;
+  x.is_signed = type == Type::kInt8;
+  x.zero_point = &zero;
+  GemmC c{};
+  c.type = GemmC::Type::kS32;
+  c.data = out.data;
+  c.ldc = n;
+  bool fits;
+  {
+    const NativeScope scope(m * n * k);
+    fits = gemm(x, packed.form(context.table), c, nullptr, context.threads);
+  }
+  if (!fits) throw std::overflow_error(kOverflow);
+  return py::handle(args[2]).inc_ref().ptr();
+}
+
 PyObject* matmul_fastcall(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-  return translate_exceptions([&] { return matmul(signature.parse(args, count, keywords)); });
+  return translate_exceptions([&] {
+    PyObject* result = matmul_plain(args, count, keywords);
+    return result ? result : matmul(signature.parse(args, count, keywords));
+  });
 }
 
 constexpr const char* kMatmulDoc =

@@ -43,10 +43,16 @@ struct Vector512 {
   static OCTAVO_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static OCTAVO_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static OCTAVO_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static constexpr bool kHasFma = true;
+  static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }     // a b + c
+  static OCTAVO_INLINE F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
   static OCTAVO_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
   static OCTAVO_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
   // x < lo ? lo : x > hi ? hi : x; NaN stays NaN (the second operand of min and max wins).
   static OCTAVO_INLINE F clip(F x, F lo, F hi) { return _mm512_min_ps(hi, _mm512_max_ps(lo, x)); }
+  static OCTAVO_INLINE bool any_nan(F a, F b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0;
+  }
   static OCTAVO_INLINE F nan_to_zero(F x) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
   }
@@ -55,6 +61,7 @@ struct Vector512 {
     return _mm512_fmadd_ps(x, _mm512_setzero_ps(), sum);
   }
   static OCTAVO_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+  // Half to even; what int32 cannot hold gives its least value.
   static OCTAVO_INLINE I round(F x) { return _mm512_cvtps_epi32(x); }
   static OCTAVO_INLINE I add_i(I a, I b) { return _mm512_add_epi32(a, b); }
   static OCTAVO_INLINE I sub_i(I a, I b) { return _mm512_sub_epi32(a, b); }
@@ -77,32 +84,37 @@ struct Vector512 {
     return kSigned ? _mm512_cvtepi8_epi32(x) : _mm512_cvtepu8_epi32(x);
   }
 
-  // N vectors of values in int8's range to bytes, each xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
   template <int N>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], uint8_t flip) {
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     if constexpr (N % 4 == 0) {
       OCTAVO_UNROLL
       for (int i = 0; i < N; i += 4)
-        _mm512_storeu_si512(p + 16 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], flip));
+        _mm512_storeu_si512(p + 16 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip));
     } else {
       OCTAVO_UNROLL
       for (int i = 0; i < N; ++i)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16 * i), pack1(x[i], flip));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16 * i), pack1(x[i], offset, flip));
     }
   }
   template <int N>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
+                                             uint8_t flip, int64_t n) {
     OCTAVO_UNROLL
     for (int i = 0; i < N; ++i)
-      _mm_mask_storeu_epi8(p + 16 * i, first(n - 16 * i), pack1(x[i], flip));
+      _mm_mask_storeu_epi8(p + 16 * i, first(n - 16 * i), pack1(x[i], offset, flip));
   }
-  static OCTAVO_INLINE __m128i pack1(I x, uint8_t flip) {
-    return _mm_xor_si128(_mm512_cvtsepi32_epi8(x), _mm_set1_epi8(static_cast<char>(flip)));
+  static OCTAVO_INLINE __m128i pack1(I x, int32_t offset, uint8_t flip) {
+    const __m256i words = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(x),
+                                            _mm256_set1_epi16(static_cast<int16_t>(offset)));
+    return _mm_xor_si128(_mm256_cvtsepi16_epi8(words), _mm_set1_epi8(static_cast<char>(flip)));
   }
-  static OCTAVO_INLINE __m512i pack4(I a, I b, I c, I d, uint8_t flip) {
+  static OCTAVO_INLINE __m512i pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip) {
     // The packs work in 128-bit lanes: dword 4 * lane + v holds four codes of vector v.
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+    const __m512i add = _mm512_set1_epi16(static_cast<int16_t>(offset));
+    const __m512i packed = _mm512_packs_epi16(_mm512_adds_epi16(_mm512_packs_epi32(a, b), add),
+                                              _mm512_adds_epi16(_mm512_packs_epi32(c, d), add));
     return _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed),
                             _mm512_set1_epi8(static_cast<char>(flip)));
   }

@@ -59,10 +59,15 @@ struct Vector128 {
   // x < lo ? lo : x > hi ? hi : x, but for the sign of a zero, which no caller keeps; fmin and
   // fmax let NaN stay NaN.
   static OCTAVO_INLINE F clip(F x, F lo, F hi) { return vminq_f32(vmaxq_f32(x, lo), hi); }
+  // round() itself brings NaN to 0.
+  static OCTAVO_INLINE bool any_nan(F, F) { return false; }
   static OCTAVO_INLINE F nan_to_zero(F x) {
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vceqq_f32(x, x)));
   }
   // Adds x * 0: the sum is NaN as soon as one x is NaN or infinite.
+  static constexpr bool kHasFma = true;
+  static OCTAVO_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }   // a b + c
+  static OCTAVO_INLINE F fnma(F a, F b, F c) { return vfmsq_f32(c, a, b); }  // c - a b
   static OCTAVO_INLINE F probe(F x, F sum) { return vfmaq_f32(sum, x, vdupq_n_f32(0.0f)); }
   static OCTAVO_INLINE F to_float(I x) { return vcvtq_f32_s32(x); }
   static OCTAVO_INLINE I round(F x) { return vcvtnq_s32_f32(x); }  // half to even
@@ -96,34 +101,37 @@ struct Vector128 {
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(x))));
   }
 
-  // N vectors of values in int8's range to bytes, each xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
   template <int N>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], uint8_t flip) {
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     int i = 0;
     OCTAVO_UNROLL
-    for (; i + 4 <= N; i += 4) vst1q_u8(p + 4 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], flip));
+    for (; i + 4 <= N; i += 4)
+      vst1q_u8(p + 4 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip));
     OCTAVO_UNROLL
     for (; i < N; ++i) {
-      const uint32_t bytes = pack1(x[i], flip);
+      const uint32_t bytes = pack1(x[i], offset, flip);
       __builtin_memcpy(p + 4 * i, &bytes, 4);
     }
   }
   template <int N>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
+                                             uint8_t flip, int64_t n) {
     uint8_t bytes[4 * N];
-    store_codes<N>(bytes, x, flip);
+    store_codes<N>(bytes, x, offset, flip);
     for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
   }
-  static OCTAVO_INLINE uint32_t pack1(I x, uint8_t flip) {
-    const int16x4_t words = vmovn_s32(x);
-    const uint8x8_t bytes = vreinterpret_u8_s8(vmovn_s16(vcombine_s16(words, words)));
+  static OCTAVO_INLINE uint32_t pack1(I x, int32_t offset, uint8_t flip) {
+    const int16x4_t words = vqadd_s16(vqmovn_s32(x), vdup_n_s16(static_cast<int16_t>(offset)));
+    const uint8x8_t bytes = vreinterpret_u8_s8(vqmovn_s16(vcombine_s16(words, words)));
     return vget_lane_u32(vreinterpret_u32_u8(veor_u8(bytes, vdup_n_u8(flip))), 0);
   }
-  static OCTAVO_INLINE uint8x16_t pack4(I a, I b, I c, I d, uint8_t flip) {
-    const int16x8_t ab = vuzp1q_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
-    const int16x8_t cd = vuzp1q_s16(vreinterpretq_s16_s32(c), vreinterpretq_s16_s32(d));
-    const uint8x16_t bytes = vuzp1q_u8(vreinterpretq_u8_s16(ab), vreinterpretq_u8_s16(cd));
-    return veorq_u8(bytes, vdupq_n_u8(flip));
+  static OCTAVO_INLINE uint8x16_t pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip) {
+    const int16x8_t add = vdupq_n_s16(static_cast<int16_t>(offset));
+    const int16x8_t ab = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(a), b), add);
+    const int16x8_t cd = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(c), d), add);
+    const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(ab), cd);
+    return veorq_u8(vreinterpretq_u8_s8(bytes), vdupq_n_u8(flip));
   }
 
   // Sums of bytes, each xor `flip`, as unsigned values, modulo 2^32.

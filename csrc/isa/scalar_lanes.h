@@ -72,6 +72,14 @@ struct ScalarVector {
   static OCTAVO_INLINE F div(F a, F b) {
     return map([&](int i) { return a.v[i] / b.v[i]; });
   }
+  // Without the instruction a fused multiply-add is a slow call: division is quicker.
+  static constexpr bool kHasFma = false;
+  static OCTAVO_INLINE F fma(F a, F b, F c) {
+    return map([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+  }
+  static OCTAVO_INLINE F fnma(F a, F b, F c) {
+    return map([&](int i) { return __builtin_fmaf(-a.v[i], b.v[i], c.v[i]); });
+  }
   static OCTAVO_INLINE F min(F a, F b) {
     return map([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
@@ -83,6 +91,11 @@ struct ScalarVector {
       return x.v[i] < lo.v[i] ? lo.v[i] : x.v[i] > hi.v[i] ? hi.v[i] : x.v[i];
     });
   }
+  static OCTAVO_INLINE bool any_nan(F a, F b) {
+    bool any = false;
+    for (int i = 0; i < kL; ++i) any |= a.v[i] != a.v[i] || b.v[i] != b.v[i];
+    return any;
+  }
   static OCTAVO_INLINE F nan_to_zero(F x) {
     return map([&](int i) { return x.v[i] == x.v[i] ? x.v[i] : 0.0f; });
   }
@@ -93,7 +106,10 @@ struct ScalarVector {
     return map([&](int i) { return static_cast<float>(x.v[i]); });
   }
   static OCTAVO_INLINE I round(F x) {
-    return map_i([&](int i) { return static_cast<int32_t>(__builtin_rintf(x.v[i])); });
+    return map_i([&](int i) {
+      const float y = __builtin_rintf(x.v[i]);
+      return y >= -0x1p31f && y < 0x1p31f ? static_cast<int32_t>(y) : -2147483647 - 1;
+    });
   }
   // Sums and products wrap: unsigned arithmetic.
   static OCTAVO_INLINE I add_i(I a, I b) {
@@ -140,14 +156,21 @@ struct ScalarVector {
       return p[i];
     });
   }
+  static OCTAVO_INLINE int32_t bound(int32_t x, int32_t most) {
+    return x > most ? most : x < -most - 1 ? -most - 1 : x;
+  }
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
   template <int N>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], uint8_t flip) {
-    store_codes_part<N>(p, x, flip, N * kL);
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
+    store_codes_part<N>(p, x, offset, flip, N * kL);
   }
   template <int N>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], uint8_t flip, int64_t n) {
-    for (int i = 0; i < N * kL && i < n; ++i)
-      p[i] = static_cast<uint8_t>(static_cast<uint8_t>(x[i / kL].v[i % kL]) ^ flip);
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
+                                             uint8_t flip, int64_t n) {
+    for (int i = 0; i < N * kL && i < n; ++i) {
+      const int32_t code = bound(bound(x[i / kL].v[i % kL], 32767) + offset, 127);
+      p[i] = static_cast<uint8_t>(static_cast<uint8_t>(code) ^ flip);
+    }
   }
 
   static constexpr int kSumBytes = 1;

@@ -47,10 +47,16 @@ struct Vector256 {
   static OCTAVO_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static OCTAVO_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static OCTAVO_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static constexpr bool kHasFma = true;
+  static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }     // a b + c
+  static OCTAVO_INLINE F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
   static OCTAVO_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
   static OCTAVO_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
   // x < lo ? lo : x > hi ? hi : x; NaN stays NaN (the second operand of min and max wins).
   static OCTAVO_INLINE F clip(F x, F lo, F hi) { return _mm256_min_ps(hi, _mm256_max_ps(lo, x)); }
+  static OCTAVO_INLINE bool any_nan(F a, F b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0;
+  }
   static OCTAVO_INLINE F nan_to_zero(F x) {
     return _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
   }
@@ -58,6 +64,7 @@ struct Vector256 {
     return _mm256_fmadd_ps(x, _mm256_setzero_ps(), sum);
   }
   static OCTAVO_INLINE F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+  // Half to even; what int32 cannot hold gives its least value.
   static OCTAVO_INLINE I round(F x) { return _mm256_cvtps_epi32(x); }
   static OCTAVO_INLINE I add_i(I a, I b) { return _mm256_add_epi32(a, b); }
   static OCTAVO_INLINE I sub_i(I a, I b) { return _mm256_sub_epi32(a, b); }
@@ -91,31 +98,36 @@ struct Vector256 {
     return load_codes<kSigned>(bytes);
   }
 
-  // N vectors of values in int8's range to bytes, each xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
   template <int N>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], uint8_t flip) {
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     int i = 0;
     OCTAVO_UNROLL
     for (; i + 4 <= N; i += 4)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8 * i),
-                          pack4(x[i], x[i + 1], x[i + 2], x[i + 3], flip));
+                          pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip));
     OCTAVO_UNROLL
-    for (; i < N; ++i) _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 8 * i), pack1(x[i], flip));
+    for (; i < N; ++i)
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 8 * i), pack1(x[i], offset, flip));
   }
   template <int N>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
+                                             uint8_t flip, int64_t n) {
     uint8_t bytes[8 * N];
-    store_codes<N>(bytes, x, flip);
+    store_codes<N>(bytes, x, offset, flip);
     for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
   }
-  static OCTAVO_INLINE __m128i pack1(I x, uint8_t flip) {
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  static OCTAVO_INLINE __m128i pack1(I x, int32_t offset, uint8_t flip) {
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    words = _mm_adds_epi16(words, _mm_set1_epi16(static_cast<int16_t>(offset)));
     return _mm_xor_si128(_mm_packs_epi16(words, words), _mm_set1_epi8(static_cast<char>(flip)));
   }
-  static OCTAVO_INLINE __m256i pack4(I a, I b, I c, I d, uint8_t flip) {
+  static OCTAVO_INLINE __m256i pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip) {
     // The packs work in 128-bit lanes: dword 4 * lane + v holds four codes of vector v.
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    const __m256i add = _mm256_set1_epi16(static_cast<int16_t>(offset));
+    const __m256i packed = _mm256_packs_epi16(_mm256_adds_epi16(_mm256_packs_epi32(a, b), add),
+                                              _mm256_adds_epi16(_mm256_packs_epi32(c, d), add));
     return _mm256_xor_si256(_mm256_permutevar8x32_epi32(packed, order),
                             _mm256_set1_epi8(static_cast<char>(flip)));
   }

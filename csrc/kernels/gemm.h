@@ -133,24 +133,24 @@ OCTAVO_INLINE void gemm_store(const GemmArgs& g, int64_t row, typename T::Row (&
       break;
     }
     default: {
-      // Codes are brought into int8's range, packed with saturation, and flipped back to uint8.
+      // Codes are brought to int8's range, and flipped back to uint8.
       const bool is_unsigned = g.output == GemmOutput::kU8;
       uint8_t* c = static_cast<uint8_t*>(g.c) + row * g.ldc;
       const typename V::F lo = V::set(g.lo), hi = V::set(g.hi);
-      const typename V::I zero_point = V::set_i(g.zero_point - (is_unsigned ? 128 : 0));
       const uint8_t flip = is_unsigned ? 0x80 : 0;
+      const int32_t offset = g.zero_point - flip;
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
         typename V::I q[kW];
         OCTAVO_UNROLL
         for (int w = 0; w < kW; ++w) {
           typename V::F y = V::mul(V::to_float(rows[r][w]), V::load(g.multiplier + w * kColumns));
-          q[w] = V::add_i(V::round(V::clip(y, lo, hi)), zero_point);
+          q[w] = V::round(V::clip(y, lo, hi));
         }
         if (full)
-          V::template store_codes<kW>(c + r * g.ldc, q, flip);
+          V::template store_codes<kW>(c + r * g.ldc, q, offset, flip);
         else
-          V::template store_codes_part<kW>(c + r * g.ldc, q, flip, g.n);
+          V::template store_codes_part<kW>(c + r * g.ldc, q, offset, flip, g.n);
       }
       break;
     }

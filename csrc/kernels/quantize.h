@@ -66,41 +66,113 @@ OCTAVO_INLINE typename V::I load_stepped(const int32_t* p, int64_t i, int64_t n)
     return V::set_i(*p);
 }
 
-// The bounds of codes: [least, least + 255].
-OCTAVO_INLINE int32_t least_code(bool is_signed) { return is_signed ? -128 : 0; }
-
+// Loads and stores of N vectors, whole or (count < N * kLanes) in part.
 template <class V, int N>
-OCTAVO_INLINE void store_codes(uint8_t* q, const typename V::I (&x)[N], uint8_t flip, int64_t n) {
-  if (n == N * V::kLanes)
-    V::template store_codes<N>(q, x, flip);
-  else
-    V::template store_codes_part<N>(q, x, flip, n);
+OCTAVO_INLINE void load_values(const float* x, int64_t count, typename V::F (&value)[N]) {
+  OCTAVO_UNROLL
+  for (int v = 0; v < N; ++v)
+    value[v] = count == N * V::kLanes ? V::load(x + v * V::kLanes)
+                                      : V::load_part(x + v * V::kLanes, count - v * V::kLanes);
 }
 
-// Codes, less than `flip` bits, of up to N vectors: rint(clamp(x / scale)) + zero_point.
+template <class V, int N>
+OCTAVO_INLINE void store_codes(uint8_t* q, const typename V::I (&x)[N], int32_t offset,
+                               uint8_t flip, int64_t count) {
+  if (count == N * V::kLanes)
+    V::template store_codes<N>(q, x, offset, flip);
+  else
+    V::template store_codes_part<N>(q, x, offset, flip, count);
+}
+
+// x / scale for many x and one scale, rounded as a division rounds, in a third of its time. With
+// y = RN(1 / scale) and y_low = RN(1 / scale - y),
+//   q0 = RN(x y + RN(x y_low)) is within one unit in the last place of x / scale,
+//   r = x - q0 scale is exact, and then RN(q0 + r y) = RN(x / scale):
+// Markstein, "Computation of elementary functions on the IBM RISC System/6000" (1990). It holds
+// where nothing over- or underflows: fits() bounds the scale, and the caller |x / scale|. A quotient
+// so small that its parts underflow is still below 1/2, which is all that rint asks.
+template <class V>
+struct Quotient {
+  typename V::F scale, y, y_low;
+
+  static OCTAVO_INLINE bool fits(float scale) {
+    return V::kHasFma && scale > 0x1p-60f && scale < 0x1p60f;
+  }
+  // Of one scale in each lane.
+  static OCTAVO_INLINE Quotient of_scales(typename V::F scale) {
+    const typename V::F one = V::set(1.0f), y = V::div(one, scale);
+    return {scale, y, V::div(V::fnma(scale, y, one), scale)};
+  }
+  OCTAVO_INLINE typename V::F of(typename V::F x) const {
+    const typename V::F q = V::fma(x, y, V::mul(x, y_low));
+    return V::fma(V::fnma(q, scale, x), y, q);
+  }
+};
+
+// One scale and zero point for all. store_codes saturates, so that codes need no bounds of their
+// own; what exceeds int32 is brought below it where it is positive, and comes out of the conversion
+// as the least int32 where it is negative.
+template <class V>
+void quantize_all(const float* x, int64_t n, float scale, int32_t zero_point, bool is_signed,
+                  uint8_t* q) {
+  constexpr int N = 4;
+  const uint8_t flip = is_signed ? 0 : 0x80;
+  const typename V::F divisor = V::set(scale), most = V::set(0x1p20f);
+  for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
+    typename V::F value[N];
+    load_values<V, N>(x + at, count, value);
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) value[v] = V::div(value[v], divisor);
+    if (V::any_nan(value[0], value[1]) | V::any_nan(value[2], value[3])) {
+      OCTAVO_UNROLL
+      for (int v = 0; v < N; ++v) value[v] = V::nan_to_zero(value[v]);
+    }
+    typename V::I codes[N];
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) codes[v] = V::round(V::min(value[v], most));
+    store_codes<V, N>(q + at, codes, zero_point - flip, flip, count);
+  });
+}
+
+// uint8 codes of x with |x / scale| < 2^15. True if some x is NaN; its code means nothing then.
+template <class V>
+OCTAVO_INLINE bool quantize_bounded(const float* x, int64_t n, const Quotient<V>& quotient,
+                                    int32_t zero_point, uint8_t* q) {
+  constexpr int N = 4;
+  bool any_nan = false;
+  for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
+    typename V::F value[N];
+    load_values<V, N>(x + at, count, value);
+    any_nan |= V::any_nan(value[0], value[1]) | V::any_nan(value[2], value[3]);
+    typename V::I codes[N];
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) codes[v] = V::round(quotient.of(value[v]));
+    store_codes<V, N>(q + at, codes, zero_point - 0x80, 0x80, count);
+  });
+  return any_nan;
+}
+
+// rint(clamp(x / scale)) + zero_point with a scale, a zero point or both for each element.
 template <class V, bool kScaleStep, bool kZeroStep>
-void quantize_loop(const float* x, int64_t n, const float* scale, const int32_t* zero_point,
+void quantize_each(const float* x, int64_t n, const float* scale, const int32_t* zero_point,
                    bool is_signed, uint8_t* q) {
   constexpr int N = 4;
   const uint8_t flip = is_signed ? 0 : 0x80;
-  const typename V::F least = V::set(static_cast<float>(least_code(is_signed)));
-  const typename V::F most = V::set(static_cast<float>(least_code(is_signed) + 255));
-  const typename V::I to_int8 = V::set_i(is_signed ? 0 : -128);
+  const typename V::F least = V::set(-1024.0f), most = V::set(1024.0f);  // beyond every code
   for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
+    typename V::F value[N];
+    load_values<V, N>(x + at, count, value);
     typename V::I codes[N];
     OCTAVO_UNROLL
     for (int v = 0; v < N; ++v) {
       const int64_t i = at + v * V::kLanes;
       int64_t left = count - v * V::kLanes;
       left = left < 0 ? 0 : left > V::kLanes ? V::kLanes : left;
-      typename V::F value = left == V::kLanes ? V::load(x + i) : V::load_part(x + i, left);
-      typename V::I zero = load_stepped<V, kZeroStep>(zero_point, i, left);
-      typename V::F zero_f = V::to_float(zero);
-      value = V::nan_to_zero(V::div(value, load_stepped<V, kScaleStep>(scale, i, left)));
-      value = V::min(V::max(value, V::sub(least, zero_f)), V::sub(most, zero_f));
-      codes[v] = V::add_i(V::round(value), V::add_i(zero, to_int8));
+      value[v] = V::nan_to_zero(V::div(value[v], load_stepped<V, kScaleStep>(scale, i, left)));
+      codes[v] = V::add_i(V::round(V::min(V::max(value[v], least), most)),
+                          load_stepped<V, kZeroStep>(zero_point, i, left));
     }
-    store_codes<V, N>(q + at, codes, flip, count);
+    store_codes<V, N>(q + at, codes, -static_cast<int32_t>(flip), flip, count);
   });
 }
 
@@ -110,11 +182,12 @@ void quantize_quantize(const float* x, int64_t n, const float* scale, int64_t sc
                        uint8_t* q) {
   using V = typename Isa::Vector;
   if (scale_step)
-    zero_point_step ? quantize_loop<V, true, true>(x, n, scale, zero_point, is_signed, q)
-                    : quantize_loop<V, true, false>(x, n, scale, zero_point, is_signed, q);
+    zero_point_step ? quantize_each<V, true, true>(x, n, scale, zero_point, is_signed, q)
+                    : quantize_each<V, true, false>(x, n, scale, zero_point, is_signed, q);
+  else if (zero_point_step)
+    quantize_each<V, false, true>(x, n, scale, zero_point, is_signed, q);
   else
-    zero_point_step ? quantize_loop<V, false, true>(x, n, scale, zero_point, is_signed, q)
-                    : quantize_loop<V, false, false>(x, n, scale, zero_point, is_signed, q);
+    quantize_all<V>(x, n, *scale, *zero_point, is_signed, q);
 }
 
 template <class V, bool kSigned, bool kScaleStep, bool kZeroStep>
@@ -163,7 +236,6 @@ void requantize_loop(const int32_t* acc, int64_t n, const int32_t* bias, int64_t
   constexpr int N = 4;
   const uint8_t flip = is_signed ? 0 : 0x80;
   const typename V::F least = V::set(lo), most = V::set(hi);
-  const typename V::I zero = V::set_i(zero_point - flip);
   const typename V::I bias_all = V::set_i(bias && !bias_step ? *bias : 0);
   for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
     typename V::I codes[N];
@@ -176,9 +248,9 @@ void requantize_loop(const int32_t* acc, int64_t n, const int32_t* bias, int64_t
       sum = V::add_i(sum, bias && bias_step ? load_stepped<V, true>(bias, i, left) : bias_all);
       typename V::F value =
           V::mul(V::to_float(sum), load_stepped<V, kMultiplierStep>(multiplier, i, left));
-      codes[v] = V::add_i(V::round(V::clip(value, least, most)), zero);
+      codes[v] = V::round(V::clip(value, least, most));
     }
-    store_codes<V, N>(q + at, codes, flip, count);
+    store_codes<V, N>(q + at, codes, zero_point - flip, flip, count);
   });
 }
 
@@ -194,8 +266,9 @@ void quantize_requantize(const int32_t* acc, int64_t n, const int32_t* bias, int
                               q);
 }
 
-// Least and greatest value of n > 0 values, with a sum that is NaN if any is NaN or infinite.
-template <class V>
+// Least and greatest value of n > 0 values; kProbe: with a sum that is NaN if any is NaN or
+// infinite (without it, NaN makes the range meaningless).
+template <class V, bool kProbe>
 OCTAVO_INLINE void range_of(const float* x, int64_t n, float* least, float* greatest,
                             float* not_finite) {
   constexpr int N = 4;
@@ -208,9 +281,15 @@ OCTAVO_INLINE void range_of(const float* x, int64_t n, float* least, float* grea
   auto take = [&](int v, typename V::F value) OCTAVO_INLINE_LAMBDA {
     lo[v] = V::min(lo[v], value);
     hi[v] = V::max(hi[v], value);
-    probe[v] = V::probe(value, probe[v]);
+    if (kProbe) probe[v] = V::probe(value, probe[v]);
   };
   int64_t i = 0;
+  if (n >= 8 * N * V::kLanes) {
+    // Loads that straddle two cache lines take twice as long: begin with one such vector.
+    take(0, V::load(x));
+    i = static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(x)) / sizeof(float)) &
+        (V::kLanes - 1);
+  }
   for (; i + N * V::kLanes <= n; i += N * V::kLanes) {
     OCTAVO_UNROLL
     for (int v = 0; v < N; ++v) take(v, V::load(x + i + v * V::kLanes));
@@ -224,15 +303,15 @@ OCTAVO_INLINE void range_of(const float* x, int64_t n, float* least, float* grea
   for (int v = 1; v < N; ++v) {
     lo[0] = V::min(lo[0], lo[v]);
     hi[0] = V::max(hi[0], hi[v]);
-    probe[0] = V::add(probe[0], probe[v]);
+    if (kProbe) probe[0] = V::add(probe[0], probe[v]);
   }
   *least = V::reduce_min(lo[0]);
   *greatest = V::reduce_max(hi[0]);
-  *not_finite = V::reduce_add(probe[0]);
+  if (kProbe) *not_finite = V::reduce_add(probe[0]);
   for (; i < n; ++i) {
     *least = x[i] < *least ? x[i] : *least;
     *greatest = x[i] > *greatest ? x[i] : *greatest;
-    *not_finite += x[i] * 0.0f;
+    if (kProbe) *not_finite += x[i] * 0.0f;
   }
 }
 
@@ -241,42 +320,37 @@ bool quantize_minmax(const float* x, int64_t n, float* least, float* greatest) {
   *least = *greatest = 0.0f;
   if (n <= 0) return true;
   float not_finite;
-  range_of<typename Isa::Vector>(x, n, least, greatest, &not_finite);
+  range_of<typename Isa::Vector, true>(x, n, least, greatest, &not_finite);
   // -0 becomes +0: which of the two a minimum keeps depends on the number of lanes.
   *least += 0.0f;
   *greatest += 0.0f;
   return not_finite == 0.0f;
 }
 
-// Rule 6 for up to kBlock rows: scale and zero point from least <= 0 and greatest >= 0.
-template <class V, int kBlock>
-OCTAVO_INLINE void row_parameters(const float* least, const float* greatest,
-                                  const float* not_finite, int64_t m, float* scale,
-                                  int32_t* zero_point) {
-  static_assert(kBlock % V::kLanes == 0, "whole vectors of rows");
-  alignas(64) float s[kBlock], ratio[kBlock];
-  for (int64_t i = 0; i < m; i += V::kLanes) {
-    const typename V::F lo = V::load(least + i);
-    const typename V::F range = V::sub(V::load(greatest + i), lo);
-    const typename V::F step = V::max(V::div(range, V::set(255.0f)), V::set(0x1p-126f));
-    V::store(s + i, step);
-    V::store(ratio + i, V::div(V::sub(V::set(0.0f), lo), step));
+// rint(x) of x in [0, 2^22]: adding and taking 2^23 away rounds half to even.
+OCTAVO_INLINE float round_small(float x) { return x + 0x1p23f - 0x1p23f; }
+
+// One row by rule 6, whatever it holds.
+template <class V>
+void quantize_row(const float* x, int64_t k, uint8_t* q, float* scale, int32_t* zero_point) {
+  float least = 0.0f, greatest = 0.0f, not_finite = 0.0f;
+  if (k > 0) range_of<V, true>(x, k, &least, &greatest, &not_finite);
+  least = least < 0.0f ? least : 0.0f;
+  greatest = greatest > 0.0f ? greatest : 0.0f;
+  *scale = 1.0f;
+  *zero_point = 0;
+  if (not_finite != 0.0f || least == greatest) {
+    if (not_finite != 0.0f) *scale = __builtin_nanf("");
+    for (int64_t j = 0; j < k; ++j) q[j] = 0;
+    return;
   }
-  for (int64_t i = 0; i < m; ++i) {
-    const float range = greatest[i] - least[i];
-    if (range > 3.4028234663852886e38f) {
-      s[i] = greatest[i] / 255.0f - least[i] / 255.0f;
-      ratio[i] = -least[i] / s[i];
-    }
-    // A value in [0, 255.5): adding and taking 2^23 away rounds half to even.
-    const float rounded = ratio[i] + 0x1p23f - 0x1p23f;
-    scale[i] = range == 0.0f ? 1.0f : s[i];
-    zero_point[i] = rounded <= 255.0f ? static_cast<int32_t>(rounded) : 255;
-    if (not_finite[i] != 0.0f) {
-      scale[i] = __builtin_nanf("");
-      zero_point[i] = 0;
-    }
-  }
+  const float range = greatest - least;
+  float s = range > 3.4028234663852886e38f ? greatest / 255.0f - least / 255.0f : range / 255.0f;
+  s = s > 0x1p-126f ? s : 0x1p-126f;
+  const float zero = round_small(-least / s);
+  *scale = s;
+  *zero_point = zero < 255.0f ? static_cast<int32_t>(zero) : 255;
+  quantize_all<V>(x, k, s, *zero_point, false, q);
 }
 
 // In three passes over a block of rows that stays in L1, so that the latency of one row's
@@ -285,29 +359,39 @@ template <class Isa>
 void quantize_quantize_rows(const float* x, int64_t ldx, int64_t m, int64_t k, uint8_t* q,
                             int64_t ldq, float* scale, int32_t* zero_point) {
   using V = typename Isa::Vector;
-  constexpr int kBlock = 16 * V::kLanes > 64 ? 64 / V::kLanes * V::kLanes : 16 * V::kLanes;
+  using F = typename V::F;
+  constexpr int kBlock = 64 / V::kLanes * V::kLanes;
   constexpr int64_t kBlockValues = 8192;
   int64_t step = k > 0 ? kBlockValues / k : kBlock;
   step = step < 1 ? 1 : step > kBlock ? kBlock : step;
   for (int64_t first = 0; first < m; first += step) {
     const int64_t rows = m - first < step ? m - first : step;
-    alignas(64) float least[kBlock] = {}, greatest[kBlock] = {}, not_finite[kBlock] = {};
-    for (int64_t i = 0; i < rows && k > 0; ++i) {
-      float lo, hi;
-      range_of<V>(x + (first + i) * ldx, k, &lo, &hi, not_finite + i);
-      least[i] = lo < 0.0f ? lo : 0.0f;
-      greatest[i] = hi > 0.0f ? hi : 0.0f;
+    alignas(64) float least[kBlock] = {}, greatest[kBlock] = {};
+    for (int64_t i = 0; i < rows && k > 0 && V::kHasFma; ++i)
+      range_of<V, false>(x + (first + i) * ldx, k, least + i, greatest + i, nullptr);
+    alignas(64) float s[kBlock], y[kBlock], y_low[kBlock], zero[kBlock];
+    for (int64_t i = 0; i < rows; i += V::kLanes) {
+      const F none = V::set(0.0f);
+      const F lo = V::min(V::load(least + i), none), hi = V::max(V::load(greatest + i), none);
+      const auto quotient = Quotient<V>::of_scales(V::div(V::sub(hi, lo), V::set(255.0f)));
+      V::store(s + i, quotient.scale);
+      V::store(y + i, quotient.y);
+      V::store(y_low + i, quotient.y_low);
+      V::store(zero + i, V::div(V::sub(none, lo), quotient.scale));
     }
-    row_parameters<V, kBlock>(least, greatest, not_finite, rows, scale + first, zero_point + first);
     for (int64_t i = 0; i < rows; ++i) {
       const float* row = x + (first + i) * ldx;
       uint8_t* codes = q + (first + i) * ldq;
-      if (not_finite[i] != 0.0f) {
-        for (int64_t j = 0; j < k; ++j) codes[j] = 0;
-      } else {
-        quantize_loop<V, false, false>(row, k, scale + first + i, zero_point + first + i, false,
-                                       codes);
+      float* row_scale = scale + first + i;
+      int32_t* row_zero = zero_point + first + i;
+      if (Quotient<V>::fits(s[i]) && zero[i] < 256.0f) {
+        const Quotient<V> quotient = {V::set(s[i]), V::set(y[i]), V::set(y_low[i])};
+        const float rounded = round_small(zero[i]);
+        *row_scale = s[i];
+        *row_zero = rounded < 255.0f ? static_cast<int32_t>(rounded) : 255;
+        if (!quantize_bounded<V>(row, k, quotient, *row_zero, codes)) continue;
       }
+      quantize_row<V>(row, k, codes, row_scale, row_zero);
     }
   }
 }
