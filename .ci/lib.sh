@@ -143,7 +143,7 @@ arm() { # arm QEMU-CPU TABLE
 }
 
 address() { # address and undefined-behaviour sanitizers
-  export OCTAVO_IN_QEMU=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+  export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   export ASAN_OPTIONS=detect_leaks=0:strict_init_order=1:allocator_may_return_null=1
   build "$work/address" -DCMAKE_CXX_COMPILER=clang++-19 -DOCTAVO_SANITIZE=address,undefined \
     -DCMAKE_CXX_FLAGS=-shared-libasan -DPython_EXECUTABLE="$work/user/bin/python" \
@@ -153,13 +153,15 @@ address() { # address and undefined-behaviour sanitizers
   runtime=$(clang++-19 -print-file-name=libclang_rt.asan-x86_64.so)
   export LD_LIBRARY_PATH=${runtime%/*}
   native_tests "$work/address"
+  export LD_PRELOAD=$runtime PYTHONPATH=$work/address/import
+  "$work/user/bin/python" -c \
+    'from octavo import _core; assert b"__asan_" in open(_core.__file__, "rb").read()'
   # -s: a report must not end in pytest's capture.
-  LD_PRELOAD=$runtime PYTHONPATH=$work/address/import \
-    "$work/user/bin/python" -m pytest -s "${arithmetic_tests[@]}"
+  "$work/user/bin/python" -m pytest -s "${arithmetic_tests[@]}"
 }
 
 thread() { # thread sanitizer over the pool
-  export OCTAVO_IN_QEMU=1 TSAN_OPTIONS=halt_on_error=1
+  export TSAN_OPTIONS=halt_on_error=1
   build "$work/thread" -DCMAKE_CXX_COMPILER=clang++-19 -DOCTAVO_SANITIZE=thread -DOCTAVO_PYTHON=OFF
   setarch -R "$work/thread/native/test_runtime"
 }
