@@ -36,8 +36,8 @@ void check_zero_point(const std::vector<int32_t>& zero_point, const CodeType& ty
                       const char* dtype) {
   for (int32_t value : zero_point) {
     if (value < type.least || value > type.most)
-      raise_value("zero_point must be in [", type.least, ", ", type.most, "] for ",
-                  dtype, ", got ", value);
+      raise_value("zero_point must be in [", type.least, ", ", type.most, "] for ", dtype, ", got ",
+                  value);
   }
 }
 
@@ -65,13 +65,13 @@ Parameters parse_parameters(const py::object& scale, const py::object& zero_poin
 
 ArrayView float_array(const py::object& x, const char* name) {
   const ArrayView view = view_of(x.ptr(), name);
-  if (type_of(view) != Type::kFloat32)
-    raise_type(name, " must be float32, got ", dtype_name(view));
+  if (type_of(view) != Type::kFloat32) raise_type(name, " must be float32, got ", dtype_name(view));
   return view;
 }
 
 py::object quantize(const py::object& x, const py::object& scale, const py::object& zero_point,
                     const std::string& dtype, const py::object& axis, const py::object& out) {
+  const FpModeGuard mode;
   const CodeType type = code_type(dtype);
   const ArrayView given = float_array(x, "x");
   const ChannelLayout layout = layout_of(given, axis);
@@ -90,6 +90,7 @@ py::object quantize(const py::object& x, const py::object& scale, const py::obje
 
 py::object dequantize(const py::object& q, const py::object& scale, const py::object& zero_point,
                       const py::object& axis, const py::object& out) {
+  const FpModeGuard mode;
   const ArrayView given = view_of(q.ptr(), "q");
   const Type dtype = type_of(given);
   if (dtype != Type::kInt8 && dtype != Type::kUInt8)
@@ -112,6 +113,7 @@ py::object dequantize(const py::object& q, const py::object& scale, const py::ob
 py::object requantize(const py::object& acc, const py::object& multiplier, int64_t zero_point,
                       const py::object& bias, const py::object& clip, const py::object& dtype,
                       const py::object& axis, const py::object& out) {
+  const FpModeGuard mode;
   const ArrayView given = view_of(acc.ptr(), "acc");
   if (type_of(given) != Type::kInt32) raise_type("acc must be int32, got ", dtype_name(given));
   const Type out_type = parse_dtype(dtype.ptr(), {Type::kUInt8, Type::kInt8});
@@ -127,7 +129,8 @@ py::object requantize(const py::object& acc, const py::object& multiplier, int64
   const bool per_channel = factors.size() > 1 || biases.size() > 1 || given.ndim > 0;
   const ChannelLayout layout = layout_of(given, per_channel ? axis : py::none());
   check_length(factors.size(), layout.channels, "multiplier", "one a channel along axis");
-  if (!biases.empty()) check_length(biases.size(), layout.channels, "bias", "one a channel along axis");
+  if (!biases.empty())
+    check_length(biases.size(), layout.channels, "bias", "one a channel along axis");
   int64_t least = type.least, most = type.most;
   if (!clip.is_none()) {
     if (!PyTuple_Check(clip.ptr()) || PyTuple_GET_SIZE(clip.ptr()) != 2)
@@ -135,8 +138,8 @@ py::object requantize(const py::object& acc, const py::object& multiplier, int64
     const auto lo = clip.cast<py::tuple>()[0].cast<int64_t>();
     const auto hi = clip.cast<py::tuple>()[1].cast<int64_t>();
     if (lo > hi || lo < type.least || hi > type.most)
-      raise_value("clip must hold codes lo <= hi in [", type.least, ", ", type.most,
-                  "], got (", lo, ", ", hi, ")");
+      raise_value("clip must hold codes lo <= hi in [", type.least, ", ", type.most, "], got (", lo,
+                  ", ", hi, ")");
     least = lo;
     most = hi;
   }
@@ -147,8 +150,7 @@ py::object requantize(const py::object& acc, const py::object& multiplier, int64
   const bool one_for_all = factors.size() == 1 && biases.size() <= 1;
   {
     const NativeScope scope(given.size() * NativeScope::kMacsPerValue);
-    run_requantize(*context.table, sums,
-                   one_for_all ? ChannelLayout{1, 1, given.size()} : layout,
+    run_requantize(*context.table, sums, one_for_all ? ChannelLayout{1, 1, given.size()} : layout,
                    biases.empty() ? nullptr : biases.data(), biases.size() > 1 ? 1 : 0,
                    factors.data(), factors.size() > 1 ? 1 : 0,
                    static_cast<float>(least - zero_point), static_cast<float>(most - zero_point),
@@ -204,8 +206,8 @@ py::object grouped_matmul(const py::object& x, const py::object& codes, const py
   if (dtype != Type::kInt8 && dtype != Type::kUInt8)
     raise_type("codes must be int8 or uint8, got ", dtype_name(w));
   if (a.ndim != 2 || w.ndim != 2 || a.shape[1] != w.shape[1])
-    raise_value("x has shape ", shape_text(a.shape, a.ndim), ", codes ", shape_text(w.shape, w.ndim),
-                "; they must be (M, K) and (N, K)");
+    raise_value("x has shape ", shape_text(a.shape, a.ndim), ", codes ",
+                shape_text(w.shape, w.ndim), "; they must be (M, K) and (N, K)");
   if (group_size < 1) raise_value("group_size must be at least 1, got ", group_size);
   const int64_t m = a.shape[0], k = a.shape[1], n = w.shape[0];
   const int64_t groups = (k + group_size - 1) / group_size;
@@ -245,8 +247,7 @@ void register_elementwise(py::module_& m) {
         py::arg("dtype"), py::arg("axis"), py::arg("out") = py::none(),
         "Codes of a float32 array: rint(x / scale) + zero_point, clamped.");
   m.def("dequantize", &dequantize, py::arg("q"), py::arg("scale"), py::arg("zero_point"),
-        py::arg("axis"), py::arg("out") = py::none(),
-        "float32(q - zero_point) * scale.");
+        py::arg("axis"), py::arg("out") = py::none(), "float32(q - zero_point) * scale.");
   m.def("requantize", &requantize, py::arg("acc"), py::arg("multiplier"), py::arg("zero_point") = 0,
         py::kw_only(), py::arg("bias") = py::none(), py::arg("clip") = py::none(),
         py::arg("dtype") = "uint8", py::arg("axis") = -1, py::arg("out") = py::none(),

@@ -25,8 +25,8 @@ void check_codes(const std::vector<int32_t>& values, Type type, const char* name
   const int32_t least = type == Type::kInt8 ? -128 : 0;
   for (int32_t value : values) {
     if (value < least || value > least + 255)
-      raise_value(name, " must be in [", least, ", ", least + 255,
-                  "] for ", type_name(type), ", got ", value);
+      raise_value(name, " must be in [", least, ", ", least + 255, "] for ", type_name(type),
+                  ", got ", value);
   }
 }
 
@@ -62,6 +62,7 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
                                     const py::object& x_dtype, const py::object& out_dtype,
                                     const py::object& out_scale, int64_t out_zero_point,
                                     const py::object& lo, const py::object& hi) {
+  const FpModeGuard mode;
   LinearSpec spec{};
   const ArrayView view = view_of(w.ptr(), "w");
   const Type w_type = type_of(view);
@@ -71,8 +72,12 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
     raise_value("w must have shape (out_features, in_features), got ",
                 shape_text(view.shape, view.ndim));
   const int64_t n = view.shape[0];
-  spec.w = {reinterpret_cast<const uint8_t*>(view.data), n, view.shape[1], view.strides[0],
-            view.strides[1], w_type == Type::kInt8};
+  spec.w = {reinterpret_cast<const uint8_t*>(view.data),
+            n,
+            view.shape[1],
+            view.strides[0],
+            view.strides[1],
+            w_type == Type::kInt8};
 
   const std::vector<float> scale = float_parameter(w_scale.ptr(), "w_scale");
   check_length(scale.size(), n, "w_scale", "one an output feature");
@@ -88,8 +93,8 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
 
   spec.is_dynamic = x_scale.is_none();
   if (!spec.is_dynamic) {
-    const Type x_type = x_dtype.is_none() ? Type::kUInt8
-                                          : parse_dtype(x_dtype.ptr(), {Type::kUInt8, Type::kInt8});
+    const Type x_type =
+        x_dtype.is_none() ? Type::kUInt8 : parse_dtype(x_dtype.ptr(), {Type::kUInt8, Type::kInt8});
     const std::vector<float> x = float_parameter(x_scale.ptr(), "x_scale");
     if (x.size() != 1) raise_value("x_scale must be one number, got ", x.size());
     check_scales(x, "x_scale");
@@ -99,13 +104,14 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
     spec.x_zero_point = static_cast<int32_t>(x_zero_point);
   }
 
-  const Type out_type = parse_dtype(
-      out_dtype.ptr(), {Type::kFloat32, Type::kInt32, Type::kUInt8, Type::kInt8});
+  const Type out_type =
+      parse_dtype(out_dtype.ptr(), {Type::kFloat32, Type::kInt32, Type::kUInt8, Type::kInt8});
   spec.output = output_of(out_type);
   if (spec.is_dynamic && out_type == Type::kInt32)
     raise_value("an int32 result needs x_scale: dynamic rows have no common scale");
   if (out_type == Type::kUInt8 || out_type == Type::kInt8) {
-    if (out_scale.is_none()) raise_value("a result of dtype ", type_name(out_type), " needs out_scale");
+    if (out_scale.is_none())
+      raise_value("a result of dtype ", type_name(out_type), " needs out_scale");
     const std::vector<float> y = float_parameter(out_scale.ptr(), "out_scale");
     if (y.size() != 1) raise_value("out_scale must be one number");
     check_scales(y, "out_scale");
@@ -130,8 +136,7 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
       }
       spec.bias_f32 = bias_f32.data();
     } else {
-      if (spec.is_dynamic)
-        raise_type("an int32 bias needs x_scale: it is at x_scale * w_scale");
+      if (spec.is_dynamic) raise_type("an int32 bias needs x_scale: it is at x_scale * w_scale");
       bias_s32 = int_parameter(bias.ptr(), "bias");
       spec.bias_s32 = bias_s32.data();
     }
@@ -140,12 +145,11 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
   spec.activate = !lo.is_none() || !hi.is_none();
   spec.lo = lo.is_none() ? -std::numeric_limits<float>::infinity()
                          : float_parameter(lo.ptr(), "lo").at(0);
-  spec.hi = hi.is_none() ? std::numeric_limits<float>::infinity()
-                         : float_parameter(hi.ptr(), "hi").at(0);
+  spec.hi =
+      hi.is_none() ? std::numeric_limits<float>::infinity() : float_parameter(hi.ptr(), "hi").at(0);
   if (spec.activate && !(spec.lo <= spec.hi))
     raise_value("an activation must clip to lo <= hi, got (", spec.lo, ", ", spec.hi, ")");
-  if (spec.activate && out_type == Type::kInt32)
-    raise_value("an int32 result takes no activation");
+  if (spec.activate && out_type == Type::kInt32) raise_value("an int32 result takes no activation");
   const CallContext context = call_context();
   const NativeScope scope(view.size() * NativeScope::kMacsPerValue);
   return Linear::prepare(spec, *context.table, context.threads);
@@ -156,8 +160,7 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
   if (x.ndim < 1) raise_value("x must have at least 1 dimension, got 0");
   const int64_t k = x.shape[x.ndim - 1];
   if (k != linear.in_features())
-    raise_value("w has in_features=", linear.in_features(), ", x has ", k,
-                "; they must be equal");
+    raise_value("w has in_features=", linear.in_features(), ", x has ", k, "; they must be equal");
   const Type type = type_of(x);
   LinearInput input{};
   input.is_float = type == Type::kFloat32;
@@ -197,8 +200,7 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
   bool fits = true;
   if (input.rows > 0 && linear.out_features() > 0) {
     const NativeScope scope(input.rows * k * linear.out_features());
-    fits = linear.run(input, result.data(), linear.out_features(), *context.table,
-                      context.threads);
+    fits = linear.run(input, result.data(), linear.out_features(), *context.table, context.threads);
   }
   if (!fits) throw std::overflow_error("a result does not fit int32; ask for a float32 result");
   return result.finish().release().ptr();
@@ -237,9 +239,8 @@ PyObject* linear_tp_call(PyObject* self, PyObject* args, PyObject* keywords) {
 void register_linear(py::module_& m) {
   py::class_<Linear> linear(
       m, "LinearOp", "A prepared linear operator: y = activation(x * w^T + bias), w in 8 bits.",
-      py::custom_type_setup([](PyHeapTypeObject* heap_type) {
-        heap_type->ht_type.tp_call = linear_tp_call;
-      }));
+      py::custom_type_setup(
+          [](PyHeapTypeObject* heap_type) { heap_type->ht_type.tp_call = linear_tp_call; }));
   linear.def(py::init(&make_linear), py::arg("w"), py::arg("w_scale"), py::arg("w_zero_point"),
              py::kw_only(), py::arg("bias") = py::none(), py::arg("x_scale") = py::none(),
              py::arg("x_zero_point") = 0, py::arg("x_dtype") = py::none(),

@@ -29,8 +29,12 @@ std::unique_ptr<PackedMatrix> pack_array(const py::object& b) {
     raise_type("b must be int8 or uint8, got ", dtype_name(view), "; quantize it first");
   if (view.ndim != 2)
     raise_value("b must have 2 dimensions (K, N), got shape ", shape_text(view.shape, view.ndim));
-  const ByteMatrix matrix{reinterpret_cast<const uint8_t*>(view.data), view.shape[0],
-                          view.shape[1],  view.strides[0], view.strides[1], type == Type::kInt8};
+  const ByteMatrix matrix{reinterpret_cast<const uint8_t*>(view.data),
+                          view.shape[0],
+                          view.shape[1],
+                          view.strides[0],
+                          view.strides[1],
+                          type == Type::kInt8};
   if (matrix.rows >= kMaxLength || matrix.cols >= kMaxLength)
     raise_value("b has shape ", shape_text(view.shape, view.ndim), "; each must be below 2**31");
   const CallContext context = call_context();
@@ -98,13 +102,14 @@ Operand operand(const ArrayView& view, bool is_left) {
 // contracted axis.
 struct ZeroPoints {
   std::vector<int32_t> values;
-  bool per_line = false;             // one a row of a (a column of b) and batch, in C order
+  bool per_line = false;  // one a row of a (a column of b) and batch, in C order
   const int32_t* at(int64_t matrix, int64_t lines) const {
     return per_line ? values.data() + matrix * lines : values.data();
   }
 };
 
-ZeroPoints parse_zero_points(PyObject* given, const char* name, bool is_signed, const Shape& shape) {
+ZeroPoints parse_zero_points(PyObject* given, const char* name, bool is_signed,
+                             const Shape& shape) {
   ZeroPoints zero;
   if (!given || given == Py_None) {
     zero.values = {0};
@@ -133,8 +138,8 @@ ZeroPoints parse_zero_points(PyObject* given, const char* name, bool is_signed, 
   const int32_t least = is_signed ? -128 : 0;
   for (int32_t value : zero.values) {
     if (value < least || value > least + 255)
-      raise_value(name, " must be in [", least, ", ", least + 255,
-                  "] for ", is_signed ? "int8" : "uint8", ", got ", value);
+      raise_value(name, " must be in [", least, ", ", least + 255, "] for ",
+                  is_signed ? "int8" : "uint8", ", got ", value);
   }
   return zero;
 }
@@ -177,9 +182,8 @@ void parse_clip(PyObject* clip, Type dtype, float zero_point, MatmulEpilogue& ep
       lo = int_parameter(PyTuple_GET_ITEM(clip, 0), "clip").at(0);
       hi = int_parameter(PyTuple_GET_ITEM(clip, 1), "clip").at(0);
       if (lo > hi || lo < least || hi > least + 255)
-        raise_value("clip must hold codes lo <= hi in [", least, ", ",
-                    least + 255, "], got (", lo, ", ",
-                    hi, ")");
+        raise_value("clip must hold codes lo <= hi in [", least, ", ", least + 255, "], got (", lo,
+                    ", ", hi, ")");
     }
     epilogue.lo = static_cast<float>(lo) - zero_point;
     epilogue.hi = static_cast<float>(hi) - zero_point;
@@ -233,9 +237,8 @@ MatmulEpilogue parse_epilogue(Type dtype, int64_t n, PyObject* bias, PyObject* m
   const int32_t least = dtype == Type::kInt8 ? -128 : 0;
   const int32_t most = is_code_type(dtype) ? least + 255 : 0;
   if (zero < (is_code_type(dtype) ? least : 0) || zero > most)
-    raise_value("zero_point must be in [", (is_code_type(dtype) ? least : 0), ", ",
-                most, "] for dtype ", type_name(dtype), ", got ",
-                zero);
+    raise_value("zero_point must be in [", (is_code_type(dtype) ? least : 0), ", ", most,
+                "] for dtype ", type_name(dtype), ", got ", zero);
   epilogue.zero_point = zero;
   parse_clip(clip, dtype, static_cast<float>(zero), epilogue);
   return epilogue;
@@ -265,8 +268,8 @@ Shape broadcast_batches(const Operand& a, const Operand& b) {
   return shape;
 }
 
-// Where matrix `index` of the result's batch (C order over `shape`) lies in x: bytes from its start,
-// and its number in x's own batch.
+// Where matrix `index` of the result's batch (C order over `shape`) lies in x: bytes from its
+// start, and its number in x's own batch.
 struct BatchPlace {
   int64_t offset, index;
 };
@@ -285,6 +288,7 @@ BatchPlace batch_place(const Operand& x, const Shape& shape, int64_t index) {
 }
 
 PyObject* matmul(const std::array<PyObject*, 10>& given) {
+  const FpModeGuard mode;
   const auto [a_object, b_object, a_zero_object, b_zero_object, bias, multiplier, zero_point, clip,
               dtype_object, out_object] = given;
   const Type dtype = dtype_object
@@ -310,8 +314,8 @@ PyObject* matmul(const std::array<PyObject*, 10>& given) {
     b = operand(b_view, false);
   }
   if (a.cols != b.rows) {
-    const Shape b_shape = packed ? Shape{b.rows, b.cols}
-                                 : Shape(b_view.shape, b_view.shape + b_view.ndim);
+    const Shape b_shape =
+        packed ? Shape{b.rows, b.cols} : Shape(b_view.shape, b_view.shape + b_view.ndim);
     raise_value("a has shape ", shape_text(a_view.shape, a_view.ndim), ", b ", shape_text(b_shape),
                 "; a.shape[-1] and b.shape[-2] must be equal");
   }
@@ -354,15 +358,23 @@ PyObject* matmul(const std::array<PyObject*, 10>& given) {
         in_a = batch_place(a, batch, i);
         in_b = batch_place(b, batch, i);
       }
-      item.a = {reinterpret_cast<const uint8_t*>(a.data + in_a.offset), a.rows, a.cols,
-                a.row_stride, a.col_stride, a.is_signed};
+      item.a = {reinterpret_cast<const uint8_t*>(a.data + in_a.offset),
+                a.rows,
+                a.cols,
+                a.row_stride,
+                a.col_stride,
+                a.is_signed};
       item.a_zero_point = a_zero.at(in_a.index, a.rows);
       item.a_zero_point_step = a_zero.per_line ? 1 : 0;
       if (packed)
         item.packed = &packed->form(context.table);
       else
-        item.b = {reinterpret_cast<const uint8_t*>(b.data + in_b.offset), b.rows, b.cols, b.row_stride,
-                  b.col_stride, b.is_signed};
+        item.b = {reinterpret_cast<const uint8_t*>(b.data + in_b.offset),
+                  b.rows,
+                  b.cols,
+                  b.row_stride,
+                  b.col_stride,
+                  b.is_signed};
       item.b_zero_point = b_zero.at(in_b.index, b.cols);
       item.b_zero_point_step = b_zero.per_line ? 1 : 0;
       item.c = result.data() + i * a.rows * b.cols * value_bytes;
@@ -495,8 +507,8 @@ PyMethodDef matmul_method = {
 }  // namespace
 
 void register_matmul(py::module_& m) {
-  py::class_<PackedMatrix> packed(m, "PackedMatrix",
-                                  "The right operand of `matmul`, packed for this CPU; see `pack`.");
+  py::class_<PackedMatrix> packed(
+      m, "PackedMatrix", "The right operand of `matmul`, packed for this CPU; see `pack`.");
   packed.def_property_readonly(
       "shape", [](const PackedMatrix& b) { return py::make_tuple(b.rows(), b.cols()); });
   packed.def_property_readonly("dtype", [](const PackedMatrix& b) {
@@ -535,8 +547,8 @@ Examples
 array([0, 1, 2], dtype=int32)
 )");
   signature.intern();
-  py::object function =
-      py::reinterpret_steal<py::object>(PyCFunction_NewEx(&matmul_method, nullptr, m.attr("__name__").ptr()));
+  py::object function = py::reinterpret_steal<py::object>(
+      PyCFunction_NewEx(&matmul_method, nullptr, m.attr("__name__").ptr()));
   m.attr("matmul") = function;
 }
 

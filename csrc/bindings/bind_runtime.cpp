@@ -74,19 +74,23 @@ void register_runtime(py::module_& m) {
   threads_context = new_context("octavo.threads");
   m.attr("isa_context") = py::handle(isa_context);
   m.attr("threads_context") = py::handle(threads_context);
-  m.def("enable_contexts", [] { contexts_enabled.store(true); },
-        "Read isa_context and threads_context in every call from now on.");
+  m.def(
+      "enable_contexts", [] { contexts_enabled.store(true); },
+      "Read isa_context and threads_context in every call from now on.");
 
   m.def("known_isas", [] { return isa_names(false); }, "Every ISA compiled in, best first.");
-  m.def("available_isas", [] { return isa_names(true); },
-        "The ISAs that this CPU and operating system support, best first.");
+  m.def(
+      "available_isas", [] { return isa_names(true); },
+      "The ISAs that this CPU and operating system support, best first.");
   m.def("isa", [] { return call_context().table->info->name; }, "The ISA that a call here uses.");
-  m.def("check_isa", [](const std::string& name) { find_table(name); }, py::arg("name"),
-        "Raise ValueError unless `name` is an ISA that this machine can run.");
+  m.def(
+      "check_isa", [](const std::string& name) { find_table(name); }, py::arg("name"),
+      "Raise ValueError unless `name` is an ISA that this machine can run.");
   m.def("last_kernel", &last_kernel, "\"isa/kernel\" of this thread's last call; \"\" before any.");
 
-  m.def("get_num_threads", [] { return call_context().threads; },
-        "The number of threads that a call here uses.");
+  m.def(
+      "get_num_threads", [] { return call_context().threads; },
+      "The number of threads that a call here uses.");
   m.def(
       "set_num_threads",
       [](int threads) {
@@ -95,12 +99,14 @@ void register_runtime(py::module_& m) {
         set_default_threads(threads);
       },
       py::arg("threads").noconvert(), "Set the process's number of threads.");
-  m.def("usable_cores", [] { return usable_cores(); },
-        "Cores that the affinity mask and the cgroup quota allow.");
+  m.def(
+      "usable_cores", [] { return usable_cores(); },
+      "Cores that the affinity mask and the cgroup quota allow.");
 
   m.def("cpu_name", &cpu_name, "The model name of the CPU.");
-  m.def("cpu_features", [] { return feature_names(cpu_features()); },
-        "The instruction sets that CPU and operating system support, of those that matter here.");
+  m.def(
+      "cpu_features", [] { return feature_names(cpu_features()); },
+      "The instruction sets that CPU and operating system support, of those that matter here.");
   m.def(
       "cache_sizes",
       [] {

@@ -24,7 +24,8 @@ struct Signature {
   }
 
   // One borrowed pointer an argument; null where it was not given.
-  std::array<PyObject*, N> parse(PyObject* const* args, Py_ssize_t count, PyObject* keywords) const {
+  std::array<PyObject*, N> parse(PyObject* const* args, Py_ssize_t count,
+                                 PyObject* keywords) const {
     std::array<PyObject*, N> values{};
     if (count > static_cast<Py_ssize_t>(positional))
       fail("takes " + std::to_string(positional) + " positional arguments, got " +

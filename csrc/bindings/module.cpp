@@ -6,6 +6,7 @@
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(),
                 pybind11::multiple_interpreters::not_supported()) {
   m.doc() = "Octavo's kernels behind plain functions. Use the package `octavo`, not this module.";
+  m.attr("__version__") = OCTAVO_VERSION;
   octavo::register_runtime(m);
   octavo::register_matmul(m);
   octavo::register_elementwise(m);

@@ -35,8 +35,7 @@ py::array numpy_array(PyObject* object, const char* name) {
     PyErr_Clear();
     raise_type(name, " must be a number or an array");
   }
-  if (array.ndim() > 1)
-    raise_value(name, " must have 0 or 1 dimensions, got ", array.ndim());
+  if (array.ndim() > 1) raise_value(name, " must have 0 or 1 dimensions, got ", array.ndim());
   return array;
 }
 
@@ -79,12 +78,10 @@ Type type_of(const ArrayView& array) {
 }
 
 bool is_native(const ArrayView& array) {
-  const char order = py::detail::array_descriptor_proxy(
-                         py::detail::array_proxy(array.object)->descr)
-                         ->byteorder;
+  const char order =
+      py::detail::array_descriptor_proxy(py::detail::array_proxy(array.object)->descr)->byteorder;
   return has_flag(array, npy_api::NPY_ARRAY_ALIGNED_) &&
-         (order == '=' || order == '|' ||
-          order == (PY_LITTLE_ENDIAN ? '<' : '>'));
+         (order == '=' || order == '|' || order == (PY_LITTLE_ENDIAN ? '<' : '>'));
 }
 
 bool is_contiguous(const ArrayView& array) {
@@ -224,7 +221,8 @@ std::vector<int32_t> int_parameter(PyObject* object, const char* name) {
   if ((kind != 'i' && kind != 'u') && array.size() > 0)
     raise_type(name, " must be an integer or an array of integers, got dtype ",
                py::str(array.dtype()).cast<std::string>());
-  const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+  const auto wide = py::array_t < int64_t,
+             py::array::c_style | py::array::forcecast > ::ensure(array);
   if (!wide) throw py::error_already_set();
   std::vector<int32_t> values(static_cast<size_t>(wide.size()));
   for (size_t i = 0; i < values.size(); ++i) {
@@ -243,15 +241,15 @@ std::vector<float> float_parameter(PyObject* object, const char* name) {
   if (kind != 'f' && kind != 'i' && kind != 'u' && array.size() > 0)
     raise_type(name, " must be a number or an array of numbers, got dtype ",
                py::str(array.dtype()).cast<std::string>());
-  const auto real = py::array_t<float, py::array::c_style | py::array::forcecast>::ensure(array);
+  const auto real = py::array_t < float,
+             py::array::c_style | py::array::forcecast > ::ensure(array);
   if (!real) throw py::error_already_set();
   return {real.data(), real.data() + real.size()};
 }
 
 void check_length(size_t values, int64_t channels, const char* name, const char* per) {
   if (values != 1 && static_cast<int64_t>(values) != channels)
-    raise_value(name, " has ", values, " values, expected 1 or ",
-                channels, " (", per, ")");
+    raise_value(name, " has ", values, " values, expected 1 or ", channels, " (", per, ")");
 }
 
 ChannelLayout layout_of(const ArrayView& array, const py::object& axis) {
@@ -260,13 +258,11 @@ ChannelLayout layout_of(const ArrayView& array, const py::object& axis) {
   const auto given = axis.cast<int64_t>();
   const int64_t at = given < 0 ? given + array.ndim : given;
   if (at < 0 || at >= array.ndim)
-    raise_value("axis ", given, " is out of range for an array of ", array.ndim,
-                " dimensions");
+    raise_value("axis ", given, " is out of range for an array of ", array.ndim, " dimensions");
   ChannelLayout layout{1, array.shape[at], 1};
   for (int i = 0; i < at; ++i) layout.outer *= array.shape[i];
   for (int i = static_cast<int>(at) + 1; i < array.ndim; ++i) layout.inner *= array.shape[i];
   return layout;
 }
-
 
 }  // namespace octavo

@@ -111,8 +111,7 @@ class Gemm {
       const uint8_t* a = static_cast<const uint8_t*>(a_.data) + first * a_.row_stride;
       if (copies_) {
         uint8_t* q = s.bytes + at * byte_stride_;
-        for (int64_t i = 0; i < count; ++i)
-          copy_row(a + i * a_.row_stride, q + i * byte_stride_);
+        for (int64_t i = 0; i < count; ++i) copy_row(a + i * a_.row_stride, q + i * byte_stride_);
         bytes = q;
       } else {
         bytes = a;
@@ -230,9 +229,8 @@ class Gemm {
                     const int64_t* column_sums) const {
     const int64_t chunk = kWideChunk / info_.kr * info_.kr;
     char* memory = static_cast<char*>(
-        scratch(ScratchSlot::kWide,
-                static_cast<size_t>(round_up(m * b_.padded_n * 8, 64) +
-                                    round_up(m * b_.padded_n * 4, 64))));
+        scratch(ScratchSlot::kWide, static_cast<size_t>(round_up(m * b_.padded_n * 8, 64) +
+                                                        round_up(m * b_.padded_n * 4, 64))));
     int64_t* sums = carve<int64_t>(memory, m * b_.padded_n);
     int32_t* part = carve<int32_t>(memory, m * b_.padded_n);
     std::fill(sums, sums + m * b_.padded_n, 0);
@@ -263,8 +261,7 @@ class Gemm {
       int64_t row_term = 0;
       if (c_.b_zero_point)
         row_term = int64_t{zero + zero_shift_} * b_.k - wide_row_sum(s, i, first + i);
-      const float row_scale =
-          a_.kind == GemmA::Kind::kQuantizeRows ? s.row_scale[i] : one;
+      const float row_scale = a_.kind == GemmA::Kind::kQuantizeRows ? s.row_scale[i] : one;
       for (int64_t n = 0; n < b_.n; ++n) {
         int64_t sum = sums[i * b_.padded_n + n] - a_zero * column_sums[n];
         if (c_.b_zero_point) sum += row_term * c_.b_zero_point[n];
@@ -292,9 +289,8 @@ class Gemm {
 
   // Sum of one row of A as given, beyond int32.
   int64_t wide_row_sum(const Storage& s, int64_t at, int64_t row) const {
-    const uint8_t* bytes =
-        copies_ ? s.bytes + at * byte_stride_
-                : static_cast<const uint8_t*>(a_.data) + row * a_.row_stride;
+    const uint8_t* bytes = copies_ ? s.bytes + at * byte_stride_
+                                   : static_cast<const uint8_t*>(a_.data) + row * a_.row_stride;
     int64_t sum = 0;
     for (int64_t k = 0; k < b_.k; k += kWideChunk)
       sum += kernels_.quantize->row_sum(bytes + k, std::min(kWideChunk, b_.k - k), is_signed_);
@@ -392,8 +388,8 @@ bool gemm_wide(Gemm& gemm, const GemmA& a, const PackedB& b, int threads) {
               threads);
   parallel_for(tasks, threads, [&](int task) {
     const int64_t first = task * kRows, rows = std::min(kRows, a.m - first);
-    char* memory = static_cast<char*>(
-        scratch(ScratchSlot::kA, static_cast<size_t>(gemm.block_bytes(rows))));
+    char* memory =
+        static_cast<char*>(scratch(ScratchSlot::kA, static_cast<size_t>(gemm.block_bytes(rows))));
     const Gemm::Storage storage = gemm.lay_out(memory, rows);
     gemm.fill(storage, 0, first, rows);
     if (!gemm.compute_wide(storage, gemm.block(storage, 0, first), first, rows, sums))
@@ -448,8 +444,8 @@ bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_s
     char* memory = nullptr;
     Gemm::Storage storage{};
     if (gemm.rows_need_work()) {
-      memory = static_cast<char*>(
-          scratch(ScratchSlot::kA, static_cast<size_t>(gemm.block_bytes(a.m))));
+      memory =
+          static_cast<char*>(scratch(ScratchSlot::kA, static_cast<size_t>(gemm.block_bytes(a.m))));
       storage = gemm.lay_out(memory, a.m);
       const int64_t wanted = 1 + a.m * b.k / kPrepareValuesPerThread;
       const int parts = static_cast<int>(std::min<int64_t>({threads, wanted, a.m}));
@@ -477,8 +473,8 @@ bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_s
     const int64_t first = a.m * t / blocks, rows = a.m * (t + 1) / blocks - first;
     Gemm::Storage storage{};
     if (gemm.rows_need_work()) {
-      char* memory = static_cast<char*>(
-          scratch(ScratchSlot::kA, static_cast<size_t>(gemm.block_bytes(rows))));
+      char* memory =
+          static_cast<char*>(scratch(ScratchSlot::kA, static_cast<size_t>(gemm.block_bytes(rows))));
       storage = gemm.lay_out(memory, rows);
       gemm.fill(storage, 0, first, rows);
     }

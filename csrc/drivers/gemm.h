@@ -41,8 +41,8 @@ struct GemmC {
   void* data;
   int64_t ldc;
   // Arrays over columns hold padded_n values (pad with anything finite).
-  const int32_t* bias_s32;  // null: none; added to the sums
-  int64_t max_abs_bias;     // greatest |bias_s32|
+  const int32_t* bias_s32;      // null: none; added to the sums
+  int64_t max_abs_bias;         // greatest |bias_s32|
   const int32_t* b_zero_point;  // null: none; of the stored (int8) values
   const float* multiplier;      // kU8, kS8, kF32
   const float* bias_f32;        // kF32; null: none

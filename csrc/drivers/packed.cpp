@@ -70,16 +70,16 @@ PackedB pack_into(const KernelTable& table, const ByteMatrix& b, int8_t* panels,
   packed.panels = panels;
   packed.col_sum = col_sum;
   const int nr = table.info->nr;
+  const int64_t panel_count = packed.panel_count();
   const int64_t wanted = 1 + b.rows * b.cols / kPackBytesPerThread;
-  parallel_for(static_cast<int>(packed.panel_count()),
-               static_cast<int>(std::min<int64_t>(threads, wanted)), [&](int p) {
-                 const int64_t first = int64_t{p} * nr;
-                 // Without rows, `data` may be null.
-                 const uint8_t* column = b.rows > 0 ? b.data + first * b.col_stride : nullptr;
-                 table.pack->pack(column, b.row_stride, b.col_stride, b.rows,
-                                  std::min<int64_t>(nr, b.cols - first), packed.panel_width(p),
-                                  packed.flip(), panels + p * packed.panel_stride, col_sum + first);
-               });
+  const int64_t parts = std::min<int64_t>({threads, wanted, panel_count});
+  parallel_for(static_cast<int>(parts), threads, [&](int part) {
+    const int64_t from = panel_count * part / parts * nr;
+    const int64_t to = std::min(packed.padded_n, panel_count * (part + 1) / parts * nr);
+    table.pack->pack(b.data + from * b.col_stride, b.row_stride, b.col_stride, b.rows,
+                     std::min(to, b.cols) - from, to - from, packed.flip(),
+                     panels + from / nr * packed.panel_stride, col_sum + from);
+  });
   packed.max_abs_sum = largest_abs_sum(packed);
   return packed;
 }
@@ -103,6 +103,7 @@ void wide_column_sums(const PackedB& b, int64_t* sums) {
   for (int64_t p = 0; p < b.panel_count(); ++p) {
     const int64_t width = b.panel_width(p);
     for (int64_t g = 0; g < b.groups; g += chunk - 1) {
+      std::fill(part.begin(), part.end(), 0);
       b.table->pack->column_sums(b.panels + p * b.panel_stride + g * width * info.kr,
                                  std::min(chunk - 1, b.groups - g), width, part.data());
       for (int64_t c = 0; c < width; ++c) sums[p * info.nr + c] += part[static_cast<size_t>(c)];
@@ -125,7 +126,7 @@ const PackedB& PackedMatrix::form(const KernelTable* table) const {
   return forms_
       .get(table,
            [&] {
-             std::vector<uint8_t> plain(static_cast<size_t>(k_ * n_));
+             std::vector<uint8_t> plain(static_cast<size_t>(k_ * n_ + 1));  // never null
              unpack(plain.data(), n_, 1);
              const ByteMatrix b{plain.data(), k_, n_, n_, 1, is_signed_};
              return std::make_unique<OwnedPackedB>(*table, b, 1);

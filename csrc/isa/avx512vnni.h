@@ -44,7 +44,7 @@ struct Vector512 {
   static OCTAVO_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static OCTAVO_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
   static constexpr bool kHasFma = true;
-  static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }     // a b + c
+  static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }    // a b + c
   static OCTAVO_INLINE F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
   static OCTAVO_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
   static OCTAVO_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
@@ -57,9 +57,7 @@ struct Vector512 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
   }
   // Adds x * 0: the sum is NaN as soon as one x is NaN or infinite.
-  static OCTAVO_INLINE F probe(F x, F sum) {
-    return _mm512_fmadd_ps(x, _mm512_setzero_ps(), sum);
-  }
+  static OCTAVO_INLINE F probe(F x, F sum) { return _mm512_fmadd_ps(x, _mm512_setzero_ps(), sum); }
   static OCTAVO_INLINE F to_float(I x) { return _mm512_cvtepi32_ps(x); }
   // Half to even; what int32 cannot hold gives its least value.
   static OCTAVO_INLINE I round(F x) { return _mm512_cvtps_epi32(x); }
@@ -84,7 +82,8 @@ struct Vector512 {
     return kSigned ? _mm512_cvtepi8_epi32(x) : _mm512_cvtepu8_epi32(x);
   }
 
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
   template <int N>
   static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     if constexpr (N % 4 == 0) {
@@ -178,7 +177,9 @@ struct Isa {
     static OCTAVO_INLINE void keep(__m512i& x) { asm("" : "+v"(x)); }
     // As keep(), and x counts as used: for loops that only burn time.
     template <class X>
-    static OCTAVO_INLINE void opaque(X& x) { asm volatile("" : "+v"(x)); }
+    static OCTAVO_INLINE void opaque(X& x) {
+      asm volatile("" : "+v"(x));
+    }
     static OCTAVO_INLINE void in_order(AVec&) {}
     template <class P>
     static OCTAVO_INLINE void keep_pointer(P& p) {

@@ -101,7 +101,8 @@ struct Vector128 {
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(x))));
   }
 
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
   template <int N>
   static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     int i = 0;

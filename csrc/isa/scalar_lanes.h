@@ -159,7 +159,8 @@ struct ScalarVector {
   static OCTAVO_INLINE int32_t bound(int32_t x, int32_t most) {
     return x > most ? most : x < -most - 1 ? -most - 1 : x;
   }
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
   template <int N>
   static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     store_codes_part<N>(p, x, offset, flip, N * kL);
@@ -229,14 +230,15 @@ struct ScalarTile : RowAccumulators<ScalarVector<kL>> {
     for (int c = 0; c < kL; ++c) {
       int32_t sum = 0;
       for (int i = 0; i < kK; ++i) sum += a.v[i] * b.v[c * kK + i];
-      acc.v[c] =
-          static_cast<int32_t>(static_cast<uint32_t>(acc.v[c]) + static_cast<uint32_t>(sum));
+      acc.v[c] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[c]) + static_cast<uint32_t>(sum));
     }
   }
   template <class X>
   static OCTAVO_INLINE void keep(X&) {}
   template <class X>
-  static OCTAVO_INLINE void opaque(X& x) { asm volatile("" : "+m"(x)); }
+  static OCTAVO_INLINE void opaque(X& x) {
+    asm volatile("" : "+m"(x));
+  }
   static OCTAVO_INLINE void in_order(AVec&) {}
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P&) {}

@@ -48,7 +48,7 @@ struct Vector256 {
   static OCTAVO_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static OCTAVO_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
   static constexpr bool kHasFma = true;
-  static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }     // a b + c
+  static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }    // a b + c
   static OCTAVO_INLINE F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
   static OCTAVO_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
   static OCTAVO_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
@@ -60,9 +60,7 @@ struct Vector256 {
   static OCTAVO_INLINE F nan_to_zero(F x) {
     return _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
   }
-  static OCTAVO_INLINE F probe(F x, F sum) {
-    return _mm256_fmadd_ps(x, _mm256_setzero_ps(), sum);
-  }
+  static OCTAVO_INLINE F probe(F x, F sum) { return _mm256_fmadd_ps(x, _mm256_setzero_ps(), sum); }
   static OCTAVO_INLINE F to_float(I x) { return _mm256_cvtepi32_ps(x); }
   // Half to even; what int32 cannot hold gives its least value.
   static OCTAVO_INLINE I round(F x) { return _mm256_cvtps_epi32(x); }
@@ -98,7 +96,8 @@ struct Vector256 {
     return load_codes<kSigned>(bytes);
   }
 
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor `flip`.
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
   template <int N>
   static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     int i = 0;
@@ -170,7 +169,9 @@ struct Tile256 : RowAccumulators<Vector256> {
   static OCTAVO_INLINE void keep(__m256i& x) { asm("" : "+x"(x)); }
   // As keep(), and x counts as used: for loops that only burn time.
   template <class X>
-  static OCTAVO_INLINE void opaque(X& x) { asm volatile("" : "+x"(x)); }
+  static OCTAVO_INLINE void opaque(X& x) {
+    asm volatile("" : "+x"(x));
+  }
   // Keeps A's vectors in the order of the source: with 16 registers GCC 12 would otherwise load
   // one early and spill an accumulator.
   static OCTAVO_INLINE void in_order(AVec& a) { opaque(a); }

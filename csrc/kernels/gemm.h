@@ -21,7 +21,7 @@
 //   kU8, kS8: rint(clamp(float32(acc) * multiplier[n], lo, hi)) + zero_point
 //   kF32: float32(acc) * float32(row_scale[m * row_scale_step] * multiplier[n]), + bias[n] if any,
 //         then with `activate` x < lo ? lo : x > hi ? hi : x, and -0 becomes +0; NaN stays
-// All arrays over columns hold `width` values.
+// All arrays over columns hold `width` values, finite ones behind column n.
 #pragma once
 
 #include <stdint.h>
@@ -42,7 +42,7 @@ struct GemmArgs {
   const void* b;
   bool b_expanded;     // b was made by expand_b
   int64_t b_prefetch;  // bytes ahead of the reads of B; 0: none
-  int64_t b_next;      // bytes from b to the panel after it; >0: two full panels are computed at once (m <= 2)
+  int64_t b_next;      // bytes from b to the panel after it; > 0: two full panels at once (m <= 2)
   const void* next_a;  // where the next call reads A and B: fetched to L2 meanwhile; may be null
   const void* next_b;
 
@@ -50,7 +50,7 @@ struct GemmArgs {
   int64_t n;
 
   const int32_t* col_init;  // null: zeros
-  const int32_t* row_a;  // null, or m values, with col_sum
+  const int32_t* row_a;     // null, or m values, with col_sum
   const int32_t* col_sum;
   const int32_t* row_b;  // null, or m values, with col_zp
   const int32_t* col_zp;
@@ -69,7 +69,7 @@ struct GemmArgs {
 
 struct GemmKernels {
   void (*run)(const GemmArgs& args);
-  // a_bytes == 2: writes rows of A, flipped by `flip`, as int16, ceil(k / kr) * kr values a row,
+  // a_bytes == 2: writes rows of A as int16, ceil(k / kr) * kr values a row,
   // zeros behind k. Null where the micro-kernel reads bytes. A must be unit-stride along k.
   void (*prepare_a)(const uint8_t* a, int64_t lda, int64_t m, int64_t k, bool is_signed, void* out,
                     int64_t ldo);
@@ -84,7 +84,8 @@ namespace octavo {
 namespace {
 
 template <class T, int R, int kW, int kRowsHeld>
-OCTAVO_INLINE void gemm_store(const GemmArgs& g, int64_t row, typename T::Row (&rows)[kRowsHeld][kW]) {
+OCTAVO_INLINE void gemm_store(const GemmArgs& g, int64_t row,
+                              typename T::Row (&rows)[kRowsHeld][kW]) {
   using V = typename T::Vector;
   constexpr int kColumns = T::kVectorColumns;
   const bool full = g.n == kW * kColumns;
@@ -348,9 +349,9 @@ struct GemmTiles {
   }
 
   static void run(const GemmArgs& g) {
-    static constexpr Tile kTiles[] = {
-        tile<1>(), tile<2>(), tile<3>(),  tile<4>(),  tile<5>(),  tile<6>(),  tile<7>(),
-        tile<8>(), tile<9>(), tile<10>(), tile<11>(), tile<12>(), tile<13>(), tile<14>()};
+    static constexpr Tile kTiles[] = {tile<1>(),  tile<2>(),  tile<3>(),  tile<4>(), tile<5>(),
+                                      tile<6>(),  tile<7>(),  tile<8>(),  tile<9>(), tile<10>(),
+                                      tile<11>(), tile<12>(), tile<13>(), tile<14>()};
     // Tiles of `base` or `base + 1` units of rows: no thin tile is left at the end.
     constexpr int kUnit = T::kAccRows;
     static_assert(kMaxRows % kUnit == 0 && kMaxRows <= 14, "kTiles holds every number of rows");

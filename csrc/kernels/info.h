@@ -21,6 +21,8 @@ struct InfoKernels {
   int mc;             // rows of A that are prepared together
   // Multiply-accumulates done by `iterations` rounds of dot products that touch no memory.
   int64_t (*peak)(int64_t iterations);
+  // Reads `bytes` bytes with the widest loads, as fast as they come.
+  int32_t (*read)(const uint8_t* p, int64_t bytes);
 };
 
 }  // namespace octavo
@@ -53,13 +55,40 @@ int64_t peak_loop(int64_t iterations) {
 }
 
 template <class Isa>
+int32_t read_loop(const uint8_t* p, int64_t bytes) {
+  using V = typename Isa::Vector;
+  constexpr int N = 8;
+  constexpr int64_t kStep = N * V::kLanes * static_cast<int64_t>(sizeof(int32_t));
+  typename V::I sum[N];
+  for (auto& x : sum) x = V::set_i(0);
+  for (int64_t i = 0; i + kStep <= bytes; i += kStep) {
+    const auto* values = reinterpret_cast<const int32_t*>(p + i);
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) sum[v] = V::add_i(sum[v], V::load_i(values + v * V::kLanes));
+  }
+  for (int v = 1; v < N; ++v) sum[0] = V::add_i(sum[0], sum[v]);
+  int32_t lanes[V::kLanes];
+  V::store(lanes, sum[0]);
+  return lanes[0];
+}
+
+template <class Isa>
 constexpr InfoKernels info_kernels() {
   using T = typename Isa::U8S8;
-  return {Isa::kName,     Isa::kRequired, Isa::kTestOnly,
-          T::kKr,         T::kMaxVectors * T::kVectorColumns,
-          T::kVectorColumns, T::kRows[T::kMaxVectors - 1],
-          T::kASigned,    T::kFlips, static_cast<int>(sizeof(typename T::AValue)),
-          T::kExpandedBytes, T::kMc,      peak_loop<Isa>};
+  return {Isa::kName,
+          Isa::kRequired,
+          Isa::kTestOnly,
+          T::kKr,
+          T::kMaxVectors * T::kVectorColumns,
+          T::kVectorColumns,
+          T::kRows[T::kMaxVectors - 1],
+          T::kASigned,
+          T::kFlips,
+          static_cast<int>(sizeof(typename T::AValue)),
+          T::kExpandedBytes,
+          T::kMc,
+          peak_loop<Isa>,
+          read_loop<Isa>};
 }
 
 }  // namespace

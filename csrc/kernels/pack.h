@@ -17,14 +17,15 @@
 namespace octavo {
 
 struct PackKernels {
-  // One panel. b points at its first column; rs and cs are strides in bytes along k and n.
+  // Panels one after another, `width` columns in all (only the last may be narrower than nr), of
+  // which n are real. b points at the first column; rs and cs are strides in bytes along k and n.
   // col_sum (width values) is written.
   void (*pack)(const uint8_t* b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t width,
                uint8_t flip, int8_t* panel, int32_t* col_sum);
   // The inverse: n columns of k values to b, flipped back.
   void (*unpack)(const int8_t* panel, int64_t k, int64_t n, int64_t width, uint8_t flip, uint8_t* b,
                  int64_t rs, int64_t cs);
-  // Sums over `groups` k-groups of the stored values of each of `width` columns.
+  // Adds to `sums` what `groups` k-groups of stored values sum to in each of `width` columns.
   void (*column_sums)(const int8_t* panel, int64_t groups, int64_t width, int32_t* sums);
 };
 
@@ -34,26 +35,43 @@ struct PackKernels {
 namespace octavo {
 namespace {
 
-template <class Isa>
-void pack_column_sums(const int8_t* panel, int64_t groups, int64_t width, int32_t* sums) {
-  using T = typename Isa::U8S8;
+// Adds the sums of V row vectors of columns; V chains hide the latency of the dot product.
+template <class T, int V>
+OCTAVO_INLINE void add_column_sums(const int8_t* b, int64_t groups, int64_t width, int32_t* sums) {
   constexpr int kAccRows = T::kAccRows;
-  constexpr int64_t kVector = T::kVectorColumns * T::kKr;  // stored values of one row vector
+  constexpr int64_t kBVector = T::kVectorColumns * T::kKr / kAccRows;
   typename T::AValue ones[2 * 8];
   for (auto& x : ones) x = 1;
   const typename T::AVec one = T::load_a(ones, 8, T::broadcast_flip(0));
-  for (int64_t column = 0; column < width; column += T::kVectorColumns) {
-    typename T::Acc acc[kAccRows];
-    for (int j = 0; j < kAccRows; ++j) acc[j] = T::zero();
-    const int8_t* b = panel + column * T::kKr;
-    for (int64_t g = 0; g < groups; ++g, b += width * T::kKr) {
-      for (int j = 0; j < kAccRows; ++j)
-        T::dot(acc[j], one, T::load_b(b + j * (kVector / kAccRows)));
-    }
-    typename T::Row rows[kAccRows][1];
-    T::template join<1>(acc, rows, 0, 0);
-    T::Vector::store(sums + column, rows[0][0]);
+  typename T::Acc acc[V][kAccRows];
+  for (int v = 0; v < V; ++v) {
+    for (int j = 0; j < kAccRows; ++j) acc[v][j] = T::zero();
   }
+  for (int64_t g = 0; g < groups; ++g, b += width * T::kKr) {
+    OCTAVO_UNROLL
+    for (int v = 0; v < V; ++v) {
+      OCTAVO_UNROLL
+      for (int j = 0; j < kAccRows; ++j)
+        T::dot(acc[v][j], one, T::load_b(b + (v * kAccRows + j) * kBVector));
+    }
+  }
+  for (int v = 0; v < V; ++v) {
+    typename T::Row rows[kAccRows][1];
+    T::template join<1>(acc[v], rows, 0, 0);
+    int32_t* at = sums + v * T::kVectorColumns;
+    T::Vector::store(at, T::Vector::add_i(rows[0][0], T::Vector::load_i(at)));
+  }
+}
+
+template <class Isa>
+void pack_column_sums(const int8_t* panel, int64_t groups, int64_t width, int32_t* sums) {
+  using T = typename Isa::U8S8;
+  constexpr int64_t kColumns = T::kVectorColumns;
+  int64_t c = 0;
+  for (; c + 4 * kColumns <= width; c += 4 * kColumns)
+    add_column_sums<T, 4>(panel + c * T::kKr, groups, width, sums + c);
+  for (; c < width; c += kColumns)
+    add_column_sums<T, 1>(panel + c * T::kKr, groups, width, sums + c);
 }
 
 // One k-group of a panel from anywhere: `rows` rows of `n` columns, zeros around them.
@@ -85,41 +103,82 @@ void pack_edge(const uint8_t* b, int64_t rs, int64_t cs, int64_t rows, int64_t n
   }
 }
 
-template <class Isa>
-void pack_panel(const uint8_t* b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t width,
-                uint8_t flip, int8_t* panel, int32_t* col_sum) {
-  using T = typename Isa::U8S8;
-  constexpr int kKr = T::kKr;
-  const int64_t groups = (k + kKr - 1) / kKr;
-  int64_t g = 0;
-  if (cs == 1) {
-    // Whole blocks of columns straight from their rows.
-    constexpr int kStep = T::kPackColumns;
-    const int64_t whole = n / kStep * kStep;
-    for (; g < k / kKr; ++g) {
-      const uint8_t* rows = b + g * kKr * rs;
-      int8_t* out = panel + g * width * kKr;
-      for (int64_t c = 0; c < whole; c += kStep) T::interleave(rows + c, rs, flip, out + c * kKr);
-      if (whole < width)
-        pack_edge<T>(rows + whole, rs, 1, kKr, n - whole, width - whole, flip, out + whole * kKr);
-    }
-  } else if (rs == 1) {
-    // The bytes of a column's k-group lie side by side.
-    for (; g < k / kKr; ++g) {
-      const uint8_t* rows = b + g * kKr;
-      int8_t* out = panel + g * width * kKr;
-      for (int64_t c = 0; c < n; ++c) {
-        for (int i = 0; i < kKr; ++i)
-          out[c * kKr + i] = static_cast<int8_t>(rows[c * cs + i] ^ flip);
-      }
-      for (int64_t i = n * kKr; i < width * kKr; ++i) out[i] = 0;
-    }
+// Whole k-groups [g, last) of rows that lie one after another.
+template <class T>
+void pack_rows(const uint8_t* b, int64_t rs, int64_t n, int64_t width, uint8_t flip, int64_t g,
+               int64_t last, int8_t* panel) {
+  constexpr int kStep = T::kPackColumns;
+  const int64_t whole = n / kStep * kStep;
+  for (; g < last; ++g) {
+    const uint8_t* rows = b + g * T::kKr * rs;
+    int8_t* out = panel + g * width * T::kKr;
+    for (int64_t c = 0; c < whole; c += kStep) T::interleave(rows + c, rs, flip, out + c * T::kKr);
+    if (whole < width)
+      pack_edge<T>(rows + whole, rs, 1, T::kKr, n - whole, width - whole, flip,
+                   out + whole * T::kKr);
   }
-  for (; g < groups; ++g) {
+}
+
+// Whole k-groups [g, last) of columns that lie one after another: the bytes of a column's group
+// are neighbours already.
+template <class T>
+void pack_columns(const uint8_t* b, int64_t cs, int64_t n, int64_t width, uint8_t flip, int64_t g,
+                  int64_t last, int8_t* panel) {
+  for (; g < last; ++g) {
+    const uint8_t* rows = b + g * T::kKr;
+    int8_t* out = panel + g * width * T::kKr;
+    for (int64_t c = 0; c < n; ++c) {
+      for (int i = 0; i < T::kKr; ++i)
+        out[c * T::kKr + i] = static_cast<int8_t>(rows[c * cs + i] ^ flip);
+    }
+    for (int64_t i = n * T::kKr; i < width * T::kKr; ++i) out[i] = 0;
+  }
+}
+
+// k-groups [first, last) of one panel.
+template <class T>
+void pack_block(const uint8_t* b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t width,
+                uint8_t flip, int64_t first, int64_t last, int8_t* panel) {
+  constexpr int kKr = T::kKr;
+  const int64_t whole = last < k / kKr ? last : k / kKr;
+  int64_t g = first;
+  if (cs == 1 && g < whole) {
+    pack_rows<T>(b, rs, n, width, flip, g, whole, panel);
+    g = whole;
+  } else if (rs == 1 && g < whole) {
+    pack_columns<T>(b, cs, n, width, flip, g, whole, panel);
+    g = whole;
+  }
+  for (; g < last; ++g) {
     const int64_t rows = k - g * kKr < kKr ? k - g * kKr : kKr;
     pack_edge<T>(b + g * kKr * rs, rs, cs, rows, n, width, flip, panel + g * width * kKr);
   }
-  pack_column_sums<Isa>(panel, groups, width, col_sum);
+}
+
+template <class Isa>
+void pack_panels(const uint8_t* b, int64_t rs, int64_t cs, int64_t k, int64_t n, int64_t width,
+                 uint8_t flip, int8_t* panels, int32_t* col_sum) {
+  using T = typename Isa::U8S8;
+  constexpr int64_t kNr = T::kMaxVectors * T::kVectorColumns;
+  // Where rows lie one after another, a few rows of all panels at a time, so that whole lines of
+  // them are read; where columns do, a panel at a time.
+  constexpr int64_t kChunk = 16;
+  const int64_t groups = (k + T::kKr - 1) / T::kKr;
+  const int64_t columns = cs == 1 ? width : kNr;
+  for (int64_t c = 0; c < width; ++c) col_sum[c] = 0;
+  for (int64_t from = 0; from < width; from += columns) {
+    for (int64_t first = 0; first < groups; first += kChunk) {
+      const int64_t last = groups - first < kChunk ? groups : first + kChunk;
+      for (int64_t c = from; c < width && c < from + columns; c += kNr) {
+        const int64_t panel_width = width - c < kNr ? width - c : kNr;
+        int8_t* panel = panels + c * groups * T::kKr;
+        pack_block<T>(b + c * cs, rs, cs, k, n - c < kNr ? n - c : kNr, panel_width, flip, first,
+                      last, panel);
+        pack_column_sums<Isa>(panel + first * panel_width * T::kKr, last - first, panel_width,
+                              col_sum + c);
+      }
+    }
+  }
 }
 
 template <class Isa>
@@ -135,7 +194,7 @@ void pack_unpack(const int8_t* panel, int64_t k, int64_t n, int64_t width, uint8
 
 template <class Isa>
 constexpr PackKernels pack_kernels() {
-  return {pack_panel<Isa>, pack_unpack<Isa>, pack_column_sums<Isa>};
+  return {pack_panels<Isa>, pack_unpack<Isa>, pack_column_sums<Isa>};
 }
 
 }  // namespace

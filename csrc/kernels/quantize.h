@@ -89,8 +89,8 @@ OCTAVO_INLINE void store_codes(uint8_t* q, const typename V::I (&x)[N], int32_t 
 //   q0 = RN(x y + RN(x y_low)) is within one unit in the last place of x / scale,
 //   r = x - q0 scale is exact, and then RN(q0 + r y) = RN(x / scale):
 // Markstein, "Computation of elementary functions on the IBM RISC System/6000" (1990). It holds
-// where nothing over- or underflows: fits() bounds the scale, and the caller |x / scale|. A quotient
-// so small that its parts underflow is still below 1/2, which is all that rint asks.
+// where nothing over- or underflows: fits() bounds the scale, and the caller |x / scale|. A
+// quotient so small that its parts underflow is still below 1/2, which is all that rint asks.
 template <class V>
 struct Quotient {
   typename V::F scale, y, y_low;

@@ -22,8 +22,8 @@ void for_each_run(ChannelLayout layout, int threads, const Body& body) {
   const int64_t rows = along_channels ? layout.outer : layout.outer * layout.channels;
   const int64_t length = along_channels ? layout.channels : layout.inner;
   if (rows == 0 || length == 0) return;
-  const int64_t pieces = std::max<int64_t>(1, length / kTaskValues);       // of one row
-  const int64_t group = std::max<int64_t>(1, kTaskValues / length);        // rows in one task
+  const int64_t pieces = std::max<int64_t>(1, length / kTaskValues);  // of one row
+  const int64_t group = std::max<int64_t>(1, kTaskValues / length);   // rows in one task
   const int64_t tasks = pieces > 1 ? rows * pieces : (rows + group - 1) / group;
   parallel_for(static_cast<int>(tasks), threads, [&](int task) {
     const int64_t first = pieces > 1 ? task / pieces : task * group;
@@ -69,8 +69,8 @@ void run_dequantize(const KernelTable& table, const uint8_t* q, ChannelLayout la
 
 void run_requantize(const KernelTable& table, const int32_t* acc, ChannelLayout layout,
                     const int32_t* bias, int64_t bias_step, const float* multiplier,
-                    int64_t multiplier_step, float lo, float hi, int32_t zero_point,
-                    bool is_signed, uint8_t* q, int threads) noexcept {
+                    int64_t multiplier_step, float lo, float hi, int32_t zero_point, bool is_signed,
+                    uint8_t* q, int threads) noexcept {
   note_kernel(table, "requantize_s32u8", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
   for_each_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
@@ -134,8 +134,8 @@ void run_grouped_matmul(const float* x, int64_t m, int64_t k, const uint8_t* w, 
     }
     float s = largest > 0.0f ? std::max(largest / 127.0f, 0x1p-126f) : 1.0f;
     for (int64_t j = 0; finite && j < k; ++j)
-      codes[static_cast<size_t>(i * k + j)] = static_cast<int8_t>(
-          std::nearbyint(std::clamp(x[i * k + j] / s, -127.0f, 127.0f)));
+      codes[static_cast<size_t>(i * k + j)] =
+          static_cast<int8_t>(std::nearbyint(std::clamp(x[i * k + j] / s, -127.0f, 127.0f)));
     x_scale[static_cast<size_t>(i)] = finite ? s : std::numeric_limits<float>::quiet_NaN();
   }
   parallel_for(static_cast<int>(m), threads, [&](int row) {

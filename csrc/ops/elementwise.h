@@ -24,8 +24,8 @@ void run_dequantize(const KernelTable& table, const uint8_t* q, ChannelLayout la
 // bias: null, one value for all (bias_step 0) or one a channel.
 void run_requantize(const KernelTable& table, const int32_t* acc, ChannelLayout layout,
                     const int32_t* bias, int64_t bias_step, const float* multiplier,
-                    int64_t multiplier_step, float lo, float hi, int32_t zero_point,
-                    bool is_signed, uint8_t* q, int threads) noexcept;
+                    int64_t multiplier_step, float lo, float hi, int32_t zero_point, bool is_signed,
+                    uint8_t* q, int threads) noexcept;
 
 // Least and greatest value of each channel; false if one is NaN or infinite.
 bool run_minmax(const KernelTable& table, const float* x, ChannelLayout layout, float* least,

@@ -1,5 +1,5 @@
-// y = activation(x * w^T + bias) with 8-bit weights (DESIGN section 4, rules 3 to 6): prepared once,
-// run many times, from many threads.
+// y = activation(x * w^T + bias) with 8-bit weights (DESIGN section 4, rules 3 to 6): prepared
+// once, run many times, from many threads.
 #pragma once
 
 #include <cstdint>

@@ -20,8 +20,8 @@ bool is_verbose() {
 
 }  // namespace
 
-void note_kernel(const KernelTable& table, const char* kernel, const char* why, int64_t m, int64_t n,
-                 int64_t k, int threads) {
+void note_kernel(const KernelTable& table, const char* kernel, const char* why, int64_t m,
+                 int64_t n, int64_t k, int threads) {
   last_isa = table.info->name;
   last_name = kernel;
   if (is_verbose())
