@@ -15,6 +15,10 @@ namespace {
 constexpr int64_t kMacsPerThread = 1 << 16;
 // The rows of A that all threads prepare together before panels are shared out.
 constexpr int64_t kPrepareValuesPerThread = 1 << 14;
+// Columns from which one panel alone keeps the loads of A few.
+constexpr int64_t kWidePanel = 64;
+// Stored bytes of the largest panel that is worth widening as a whole.
+constexpr int64_t kExpandedPanel = 1 << 14;
 // Values of K that int32 sums for any 8-bit operands.
 constexpr int64_t kWideChunk = 32768;
 
@@ -189,9 +193,13 @@ class Gemm {
     g.hi = c_.hi;
     g.zero_point = c_.zero_point;
     g.output = output();
-    if (streams && m >= 3 && m <= 8) g.b_prefetch = m <= 4 ? 8192 : 16384;
+    // The first tile of a block meets its panel in L3 or memory.
+    if (streams && m >= 3) g.b_prefetch = m <= 4 ? 8192 : 16384;
     const int64_t nr = info_.nr;
-    const bool expands = info_.b_bytes == 2 && m > info_.mr;
+    // Widening a panel once pays where many tiles share it and it then fits L1; else each tile
+    // widens what it reads.
+    const bool expands =
+        info_.b_bytes == 2 && m > 4 * info_.mr && b_.panel_stride <= kExpandedPanel;
     int16_t* expanded = nullptr;
     if (expands)
       expanded = static_cast<int16_t*>(
@@ -203,8 +211,10 @@ class Gemm {
       const int8_t* panel = b_.panels + p * b_.panel_stride;
       g.b = panel;
       g.b_next = 0;
-      // One or two rows from beyond L2: two streams at once keep more reads in flight.
-      const bool pair = streams && m <= 2 && p + 1 < p1 && b_.n - column >= 2 * nr;
+      // One or two rows: from beyond L2 two streams keep more reads in flight; where panels are
+      // narrow, two share the reads of A.
+      const bool pair =
+          (streams || nr < kWidePanel) && m <= 2 && p + 1 < p1 && b_.n - column >= 2 * nr;
       if (pair) {
         g.b_next = b_.panel_stride;
         g.width = g.n = 2 * nr;

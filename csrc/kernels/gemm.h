@@ -235,7 +235,7 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
   const AValue* a = static_cast<const AValue*>(g.a) + row * lda;
   const BValue* b = static_cast<const BValue*>(g.b);
   const BValue* b_panel2 = P == 2 ? b + g.b_next : b;
-  const int64_t prefetch = g.b_prefetch;
+  const int64_t prefetch = row == 0 ? g.b_prefetch : 0;  // later tiles find the panel in L2
 
   auto group = [&](const AValue* const(&at)[kRowPointers], int offset, int s, const BValue* b0,
                    const BValue* b1, int tail) OCTAVO_INLINE_LAMBDA {
