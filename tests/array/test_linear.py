@@ -181,8 +181,9 @@ def test_a_bias_that_overflows_raises_the_weight_scale(options):
     x = np.array([[1.0, -2.0, 3.0]], np.float32)
     with pytest.warns(
         RuntimeWarning, match=r"bias of 2 outputs overflows int32 .*scales were raised"
-    ):
+    ) as caught:
         y = oc.linear(x, w, b, x_qparams=x_qparams, **options)
+    assert caught[0].filename == __file__
     if "out_dtype" in options:
         layer_scale = 7.843e-10 * 2.0**4  # 5 / (.5 * 7.843e-10) / 2**30 = 11.9 -> 16
         assert np.abs(y * 0.5 * layer_scale - b).max() < 1e-5
@@ -193,10 +194,13 @@ def test_a_bias_that_overflows_raises_the_weight_scale(options):
 def test_only_the_outputs_concerned_are_raised():
     w = oc.QTensor([[100, -50], [100, -50]], [1e-9, 0.01], [0, 4], dtype="int8", axis=0)
     b = np.array([4, 1], np.float32)
-    with pytest.warns(RuntimeWarning, match=r"bias of 1 outputs .*output 0: 8e\+09 steps.*by 8 at"):
+    with pytest.warns(
+        RuntimeWarning, match=r"bias of 1 outputs .*output 0: 8e\+09 steps.*by 8 at"
+    ) as caught:
         layer = oc.Linear.from_quantized(
             w, b, x_qparams=oc.QParams(0.5), out_qparams=oc.QParams(0.05, 128)
         )
+    assert caught[0].filename == __file__
     raised, _ = layer.unpack()
     assert raised.scale.tolist() == [np.float32(8e-9), np.float32(0.01)]
     assert raised.zero_point.tolist() == [0, 4]

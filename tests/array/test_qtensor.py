@@ -169,7 +169,8 @@ def test_qparams(q):
         assert q.qparams is None
     else:
         assert q.qparams == oc.QParams(q.scale, q.zero_point, q.dtype, axis=q.axis)
-        assert q.T.qparams.axis == q.T.axis
+        assert q.T.qparams == oc.QParams(q.scale, q.zero_point, q.dtype, axis=q.T.axis)
+        assert q.qparams is q.qparams  # made once
 
 
 def test_codes_of_eight_bits_are_a_view_and_float16_has_none():

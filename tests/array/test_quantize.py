@@ -80,6 +80,8 @@ def test_qparams_decide_dtype_axis_and_numbers(rng):
     assert (q.dtype, q.axis) == ("uint8", 1)
     assert np.array_equal(q.codes(), reference.quantize(x, p.scale, p.zero_point, "uint8", -1))
     assert q.qparams == oc.QParams(p.scale, p.zero_point, "uint8", axis=1)
+    for same in (q.qparams, oc.QParams(0.1)):
+        assert oc.quantize(x, qparams=same).qparams is same
 
 
 # --- chosen parameters ---------------------------------------------------------------------------

@@ -183,6 +183,41 @@ def test_a_raised_weight_scale_travels_without_a_second_warning():
     assert other(x).equals(layer(x))
 
 
+def test_results_keep_the_parameters_they_were_given(rng):
+    w, b = weights(rng)
+    x = rng.standard_normal((2, 50))
+    for layer in (
+        oc.Linear.from_float(w, b, out_qparams=OUT),
+        oc.Linear.from_float(w, b, x_qparams=P, out_qparams=OUT),
+        oc.Linear.from_float(w, b, precision="int4/32", out_qparams=OUT),
+    ):
+        y = layer(x)
+        assert y.qparams is layer.out_qparams is OUT
+        assert (y.dtype, y.shape, y.axis, y.scale, y.zero_point) == (
+            "uint8",
+            (2, 9),
+            None,
+            OUT.scale,
+            OUT.zero_point,
+        )
+        assert y.equals(oc.QTensor(y.codes(), OUT.scale, OUT.zero_point))
+        assert not y.data.flags.writeable
+
+
+def test_parameters_of_the_input_may_be_the_same_or_equal(rng):
+    w, _ = weights(rng)
+    layer = oc.Linear.from_float(w, x_qparams=P)
+    x_q = oc.quantize(rng.standard_normal((50, 50)), qparams=P)
+    equal = oc.QTensor(x_q.codes(), P.scale, P.zero_point)
+    assert x_q.qparams is P
+    assert equal.qparams is not P
+    wanted = layer(x_q.codes())
+    assert np.array_equal(layer(x_q), wanted)
+    assert np.array_equal(layer(equal), wanted)
+    assert np.array_equal(layer(x_q.T.T), wanted)
+    assert np.array_equal(layer(x_q.T), layer(x_q.codes().T))
+
+
 def test_copies_are_the_layer_itself(rng):
     layer = oc.Linear.from_float(weights(rng)[0])
     assert copy.copy(layer) is layer

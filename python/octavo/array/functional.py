@@ -1,16 +1,24 @@
 """Quantize, dequantize, and operators as functions."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from octavo.array import affine
-from octavo.array.interop import as_array, as_float32, dtype_name, is_floating
+from octavo.array.interop import FLOAT32, as_array, as_float32, dtype_name, is_floating
 from octavo.array.prepared import Activation, activation_bounds, prepare
-from octavo.array.qparams import RANGES, QParams, as_scale, as_zero_point
-from octavo.array.qtensor import DTYPES, QTensor, as_codes, prepared_from, wrap_codes
+from octavo.array.qparams import EIGHT_BITS, RANGES, QParams, as_scale, as_zero_point
+from octavo.array.qtensor import (
+    DTYPES,
+    QTensor,
+    as_codes,
+    prepared_from,
+    wrap_codes,
+    wrap_result,
+)
 
 
 def quantize(
@@ -133,7 +141,8 @@ def quantize(
             )
         zero_points = as_zero_point(0 if zero_point is None else zero_point, name, expected)
         codes = affine.to_codes(values, scales, zero_points, name, kept, size)
-        return wrap_codes(codes, scales, zero_points, name, kept, size)
+        given_qparams = qparams if qparams is not None and qparams.axis == kept else None
+        return wrap_codes(codes, scales, zero_points, name, kept, size, given_qparams)
     if zero_point is not None:
         raise ValueError("zero_point is given without scale; expected both or neither")
     balanced = name.startswith("int") if symmetric is None else bool(symmetric)
@@ -206,10 +215,9 @@ def dequantize(
     if qparams is None:
         raise ValueError("q is an array without qparams; expected how to read it")
     array = as_array(q, "q")
-    stored = qparams.dtype.replace("4", "8")
-    if array.dtype.name not in {qparams.dtype, stored}:
-        raise TypeError(f"q is {array.dtype}, expected {stored} codes of {qparams.dtype}")
-    codes = np.asarray(as_codes(array, qparams.dtype), dtype=stored)
+    if array.dtype != qparams._codes and array.dtype.name != qparams.dtype:
+        raise TypeError(f"q is {array.dtype}, expected {qparams._codes} codes of {qparams.dtype}")
+    codes = as_codes(array, qparams.dtype)
     kept = affine.normalized_axis(qparams.axis, codes.ndim)
     expected = affine.scale_shape(codes.shape, kept, None)
     if qparams.scale.shape != expected:
@@ -283,44 +291,36 @@ def linear(
     """
     if isinstance(x, QTensor) and x_qparams is None:
         x_qparams = x.qparams
+    if bias is not None:
+        bias = as_array(bias, "bias")
     bounds = activation_bounds(activation)
-
-    def make(weights: QTensor | NDArray[np.float32]) -> Any:
-        return prepare(
-            weights,
-            bias,
-            x_qparams=x_qparams,
-            out_qparams=out_qparams,
-            out_dtype=out_dtype,
-            bounds=bounds,
-        )
-
+    make = partial(
+        prepare,
+        bias=bias,
+        x_qparams=x_qparams,
+        out_qparams=out_qparams,
+        out_dtype=out_dtype,
+        bounds=bounds,
+    )
     if isinstance(w, QTensor):
-        if bias is not None:
-            bias = as_array(bias, "bias")
-        options = (
-            None if bias is None else (bias.dtype.name, bias.shape, bias.tobytes()),
-            x_qparams,
-            out_qparams,
-            out_dtype,
-            *bounds,
-        )
-        key = None if all(option is None for option in options) else options
-        operator = prepared_from(w, key, make)
+        key = None if bias is None else (bias.dtype, bias.shape, bias.tobytes())
+        options = (key, x_qparams, out_qparams, out_dtype, *bounds)
+        operator = prepared_from(w, options, make)
     else:
         operator = make(as_float32(w, "w", ", or a QTensor"))
-    y = operator(activations(x, x_qparams), out)
+    y = operator.run(activations(x, x_qparams), out)
     return y if out is not None or out_qparams is None else wrap_result(y, out_qparams)
-
-
-def wrap_result(codes: NDArray[Any], qparams: QParams) -> QTensor:
-    """Return an operator's fresh result as a QTensor."""
-    return wrap_codes(codes, qparams.scale, qparams.zero_point, qparams.dtype)
 
 
 def activations(x: QTensor | ArrayLike, x_qparams: QParams | None) -> NDArray[Any]:
     """Return `x` as an operator takes it: float32, or 8-bit codes that `x_qparams` describes."""
-    if isinstance(x, QTensor):
+    # What comes most goes first: a small product takes no longer than all that follows.
+    if type(x) is np.ndarray:
+        if x.dtype is FLOAT32 or (x_qparams is not None and x.dtype is x_qparams._codes):
+            return x
+    elif isinstance(x, QTensor):
+        if x_qparams is not None and x._qparams is x_qparams:
+            return x.codes()
         if x.dtype == "float16":
             return x.dequantize()
         if x_qparams is None or x.qparams != x_qparams:
@@ -330,10 +330,10 @@ def activations(x: QTensor | ArrayLike, x_qparams: QParams | None) -> NDArray[An
             )
         return x.codes()
     array = as_array(x, "x")
-    if array.dtype.name not in {"int8", "uint8"}:
+    if array.dtype not in EIGHT_BITS:
         return as_float32(array, "x", ", or int8 or uint8 codes")
     if x_qparams is None:
         raise ValueError(f"x is {array.dtype} without x_qparams; expected how to read it")
-    if array.dtype.name != x_qparams.dtype:
+    if array.dtype != x_qparams._codes:
         raise TypeError(f"x is {array.dtype}, x_qparams has {x_qparams.dtype}; expected the same")
     return array

@@ -39,7 +39,7 @@ class PreparedLinear(Protocol):
     out_features: int
     nbytes: int
 
-    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def run(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Run on float32 `x` of shape (..., K), or on the 8-bit codes that it was prepared for."""
 
 
@@ -158,7 +158,7 @@ class IntegerLinear:
         ):
             codes = self._make_room(codes, bias, x_scale)
         lo, hi = bounds
-        self.op = _core.LinearOp(
+        op = _core.LinearOp(
             codes,
             np.atleast_1d(self.scale),
             np.array(self.zero_point, ndmin=1),
@@ -172,11 +172,8 @@ class IntegerLinear:
             lo=lo,
             hi=hi,
         )
-        self.nbytes: int = self.op.nbytes
-
-    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        y: NDArray[Any] = self.op(x, out)
-        return y
+        self.nbytes: int = op.nbytes
+        self.run = op
 
     def _make_room(
         self, codes: NDArray[Any], bias: NDArray[np.float32], x_scale: float
@@ -228,7 +225,8 @@ class PlainLinear:
         self._out_qparams = out_qparams
         self._bounds = bounds
 
-    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def run(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Run as `PreparedLinear.run` does."""
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             last = x.shape[-1] if x.ndim else "no dimension"
             raise ValueError(

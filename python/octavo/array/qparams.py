@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from octavo.array.interop import as_array, dtype_name, is_floating, read_only
 
-# The codes that each dtype holds.
+# The codes that each dtype holds, and what NumPy has for them, one a byte.
 RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int4": (-8, 7), "uint4": (0, 15)}
+EIGHT_BITS = INT8, UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
+CODES = {"int8": INT8, "uint8": UINT8, "int4": INT8, "uint4": UINT8}
 
 
 class QParams:
@@ -45,7 +47,7 @@ class QParams:
     QParams([0.5, 0.25], [0, 0], 'int8', axis=0)
     """
 
-    __slots__ = ("_axis", "_dtype", "_key", "_scale", "_zero_point")
+    __slots__ = ("_axis", "_codes", "_dtype", "_key", "_scale", "_zero_point")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class QParams:
         axis: int | None = None,
     ) -> None:
         self._dtype = dtype_name(dtype, tuple(RANGES))
+        self._codes = CODES[self._dtype]
         self._axis = None if axis is None else operator.index(axis)
         scales = as_scale(scale)
         if scales.ndim != (axis is not None):

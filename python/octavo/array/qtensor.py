@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from octavo.array import affine
-from octavo.array.interop import as_array, as_float32, dtype_name, read_only
+from octavo.array.interop import as_array, as_float32, digest, dtype_name, read_only
 from octavo.array.prepared import PreparedLinear, prepare
 from octavo.array.qparams import RANGES, QParams, as_scale, as_zero_point
 
 DTYPES = (*RANGES, "float16")
+_NIBBLES = {"int4", "uint4"}
+
+NO_ZERO_POINT: NDArray[np.int32] = read_only(np.zeros((), np.int32))
+
+# The options of `octavo.linear` that give the plain product ``x @ w.T``.
+NO_OPTIONS = (None,) * 6
+
+_new = object.__new__
 
 _NO_ARRAY = (
     "a QTensor does not become an array by itself; "
@@ -75,6 +83,7 @@ class QTensor:
         "_dtype",
         "_group_size",
         "_prepared",
+        "_qparams",
         "_scale",
         "_storage",
         "_stored_shape",
@@ -91,6 +100,7 @@ class QTensor:
     _axis: int | None
     _group_size: int | None
     _transposed: bool
+    _qparams: QParams | None  # those of ours that were given, or asked for before
     _prepared: _Prepared
 
     def __init__(
@@ -119,14 +129,16 @@ class QTensor:
                 raise TypeError(f"data is {array.dtype}, expected float16")
             if expected or scales != 1 or np.any(np.asarray(zero_point) != 0):
                 raise ValueError("float16 data has no scale or zero point; expected 1 and 0")
-            self._set(np.array(array, order="C"), array.shape, name, scales, np.zeros((), np.int32))
+            half = read_only(np.array(array, order="C"))
+            self._set(half, array.shape, name, scales, NO_ZERO_POINT)
             return
         codes = as_codes(array, name)
         zero_points = as_zero_point(zero_point, name, expected)
         storage = (
-            _pack_nibbles(codes) if name.endswith("4") else np.array(codes, dtype=name, order="C")
+            _pack_nibbles(codes) if name in _NIBBLES else np.array(codes, dtype=name, order="C")
         )
-        self._set(storage, array.shape, name, scales, zero_points, kept, size)
+        zero_points = _without_zeros(zero_points)
+        self._set(read_only(storage), array.shape, name, scales, zero_points, kept, size)
 
     def _set(
         self,
@@ -138,17 +150,19 @@ class QTensor:
         axis: int | None = None,
         group_size: int | None = None,
         transposed: bool = False,
+        qparams: QParams | None = None,
         prepared: _Prepared | None = None,
     ) -> None:
-        self._storage = read_only(storage)
+        """Take parts that are valid and read-only."""
+        self._storage = storage
         self._stored_shape = stored_shape
         self._dtype = dtype
-        self._scale = read_only(scale)
-        # Zeros need no memory; `zero_point` shows them in the shape of `scale` all the same.
-        self._zero_point = read_only(zero_point if zero_point.any() else np.zeros((), np.int32))
+        self._scale = scale
+        self._zero_point = zero_point
         self._axis = axis
         self._group_size = group_size
         self._transposed = transposed
+        self._qparams = qparams
         self._prepared = _Prepared() if prepared is None else prepared
 
     @property
@@ -158,7 +172,7 @@ class QTensor:
         For 4 bits: uint8 of one dimension, two codes a byte in row-major order, the first in the
         low nibble (ONNX's layout). The bytes of a transpose are those of the tensor it came from.
         """
-        if self._dtype.endswith("4"):
+        if self._dtype in _NIBBLES:
             return self._storage
         return self._storage.T if self._transposed else self._storage
 
@@ -166,9 +180,9 @@ class QTensor:
         """Return the codes as int8 or uint8 of `shape`: a read-only view for 8 bits, else new."""
         if self._dtype == "float16":
             raise TypeError("float16 data has no codes; use q.data or q.dequantize()")
-        if not self._dtype.endswith("4"):
-            return self.data
-        codes = _unpack_nibbles(self._storage, self._stored_shape, self._dtype == "int4")
+        codes = self._storage
+        if self._dtype in _NIBBLES:
+            codes = _unpack_nibbles(codes, self._stored_shape, self._dtype == "int4")
         return codes.T if self._transposed else codes
 
     @property
@@ -186,9 +200,9 @@ class QTensor:
     @property
     def qparams(self) -> QParams | None:
         """Scale, zero point, dtype and axis as one value; None for groups and for float16."""
-        if self._dtype == "float16" or self._group_size is not None:
-            return None
-        return QParams(self._scale, self._zero_point, self._dtype, axis=self.axis)
+        if self._qparams is None and self._dtype != "float16" and self._group_size is None:
+            self._qparams = QParams(self._scale, self._zero_point, self._dtype, axis=self.axis)
+        return self._qparams
 
     @property
     def axis(self) -> int | None:
@@ -232,7 +246,8 @@ class QTensor:
         """The transpose of at most 2 dimensions, sharing this tensor's memory."""
         if self.ndim > 2:
             raise ValueError(f"q.T takes at most 2 dimensions, got {self.ndim}")
-        return _from_storage(
+        q = _new(QTensor)
+        q._set(
             self._storage,
             self._stored_shape,
             self._dtype,
@@ -240,9 +255,11 @@ class QTensor:
             self._zero_point,
             self._axis,
             self._group_size,
-            not self._transposed and self.ndim == 2,
+            not self._transposed and len(self._stored_shape) == 2,
+            self._qparams if self._axis is None else None,
             self._prepared,
         )
+        return q
 
     def dequantize(self, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return the real values as float32: ``float32(q - zero_point) * scale``."""
@@ -310,11 +327,9 @@ class QTensor:
         )
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        digest = hashlib.sha256()
-        for array in (self._storage, self._scale, self._zero_point):
-            digest.update(array.tobytes())
         plain = [each for each in self._state() if not isinstance(each, np.ndarray)]
-        return ("octavo.QTensor", *plain, digest.hexdigest())
+        arrays = digest(self._storage, self._scale, self._zero_point)
+        return ("octavo.QTensor", *plain, arrays)
 
     # Containers and truth: what an array does silently, we refuse.
 
@@ -364,26 +379,21 @@ class QTensor:
 class _Prepared:
     """Operators prepared from one tensor, shared by it and its transposes."""
 
-    __slots__ = ("operators",)
-
-    def __init__(self) -> None:
-        self.operators: dict[object, PreparedLinear] = {}
+    # Replaced, never changed: threads may lose each other's entry, and pack once more, but need no
+    # lock (which a fork could leave held).
+    operators: Mapping[object, PreparedLinear] = MappingProxyType({})
 
 
 def prepared_from(
-    w: QTensor, key: object, make: Callable[[QTensor], PreparedLinear]
+    w: QTensor, options: tuple[object, ...], make: Callable[[QTensor], PreparedLinear]
 ) -> PreparedLinear:
-    """Return the operator that `make` builds from `w`, kept under `key`; the last four are kept.
-
-    The key None is for the product without any option. The dict is replaced, never changed: threads may lose each other's entry, and pack once more,
-    but need no lock (which a fork could leave held).
-    """
+    """Return the operator that `make` builds from `w`; the last four are kept, by their options."""
     kept = w._prepared.operators
-    full_key = (key, w._transposed)
-    operator = kept.get(full_key)
+    key = (options, w._transposed)
+    operator = kept.get(key)
     if operator is None:
         operator = make(w)
-        w._prepared.operators = dict([*list(kept.items())[-3:], (full_key, operator)])
+        w._prepared.operators = dict([*list(kept.items())[-3:], (key, operator)])
     return operator
 
 
@@ -396,9 +406,9 @@ def _product(x: Any, q: Any, out: NDArray[np.float32] | None = None) -> NDArray[
     if isinstance(x, QTensor):
         raise TypeError("q @ q: both sides are QTensors; use oc.linear(x_q, w_q), w_q (out, in)")
     hint = "; for 8-bit x use oc.linear(x, w_q, x_qparams=...) or oc.matmul(x, q.codes())"
-    operator = q._prepared.operators.get((None, not q._transposed))
+    operator = q._prepared.operators.get((NO_OPTIONS, not q._transposed))
     if operator is not None:
-        return operator(as_float32(x, "x", hint), out)
+        return operator.run(as_float32(x, "x", hint), out)
     if q.ndim != 2:
         raise ValueError(f"x @ q: q has {q.ndim} dimensions, expected 2")
     if q.axis == 0:
@@ -407,7 +417,7 @@ def _product(x: Any, q: Any, out: NDArray[np.float32] | None = None) -> NDArray[
             "use x @ q.T for weights (out, in), or quantize (in, out) with axis=1"
         )
     values = as_float32(x, "x", hint)
-    return prepared_from(q.T, None, prepare)(values, out)
+    return prepared_from(q.T, NO_OPTIONS, prepare).run(values, out)
 
 
 def _shape(a: QTensor) -> tuple[int, ...]:
@@ -430,20 +440,23 @@ _ANSWERED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+def _without_zeros(zero_point: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Zeros need no memory; `QTensor.zero_point` shows them in the shape of `scale` all the same."""
+    return read_only(zero_point) if zero_point.any() else NO_ZERO_POINT
+
+
 def _from_storage(
     storage: NDArray[Any],
     stored_shape: tuple[int, ...],
     dtype: str,
     scale: NDArray[np.float32],
     zero_point: NDArray[np.int32],
-    axis: int | None = None,
-    group_size: int | None = None,
-    transposed: bool = False,
-    prepared: _Prepared | None = None,
+    *rest: Any,
 ) -> QTensor:
     """Make a tensor of parts that are valid and that nobody else writes to."""
-    q = QTensor.__new__(QTensor)
-    q._set(storage, stored_shape, dtype, scale, zero_point, axis, group_size, transposed, prepared)
+    q = _new(QTensor)
+    zero_point = _without_zeros(zero_point)
+    q._set(read_only(storage), stored_shape, dtype, read_only(scale), zero_point, *rest)
     return q
 
 
@@ -454,15 +467,36 @@ def wrap_codes(
     dtype: str,
     axis: int | None = None,
     group_size: int | None = None,
+    qparams: QParams | None = None,
 ) -> QTensor:
     """Wrap valid codes, one a byte, that nobody else writes to."""
-    storage = _pack_nibbles(codes) if dtype.endswith("4") else codes
-    return _from_storage(storage, codes.shape, dtype, scale, zero_point, axis, group_size)
+    storage = _pack_nibbles(codes) if dtype in _NIBBLES else codes
+    return _from_storage(
+        storage, codes.shape, dtype, scale, zero_point, axis, group_size, False, qparams
+    )
+
+
+def wrap_result(codes: NDArray[Any], qparams: QParams) -> QTensor:
+    """Wrap an operator's fresh 8-bit result, of one scale."""
+    codes.flags.writeable = False
+    q = _new(QTensor)
+    q._set(
+        codes,
+        codes.shape,
+        qparams._dtype,
+        qparams._scale,
+        qparams._zero_point,
+        None,
+        None,
+        False,
+        qparams,
+    )
+    return q
 
 
 def as_codes(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Return integers that `dtype` holds."""
-    if array.dtype.name in {"int4", "uint4"}:  # ml_dtypes: one a byte, the upper bits are anything
+    if array.dtype.name in _NIBBLES:  # ml_dtypes: one a byte, the upper bits are anything
         low = array.view(np.uint8) & 0xF
         array = _signed(low) if array.dtype.name == "int4" else low
     if array.dtype.kind not in "iu":

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from octavo.array.functional import activations, quantize, wrap_result
-from octavo.array.interop import FLOAT32, as_float32, read_only
+from octavo.array.functional import activations, quantize
+from octavo.array.interop import as_float32, digest, read_only
 from octavo.array.prepared import (
     Activation,
     IntegerLinear,
@@ -20,7 +19,7 @@ from octavo.array.prepared import (
     prepare,
 )
 from octavo.array.qparams import QParams
-from octavo.array.qtensor import QTensor
+from octavo.array.qtensor import QTensor, wrap_result
 
 _PRECISION = re.compile(r"(int8|int4|float16|float32)(?:/([1-9][0-9]*))?")
 
@@ -193,9 +192,9 @@ class Linear:
         self, x: QTensor | ArrayLike, *, out: NDArray[Any] | None = None
     ) -> QTensor | NDArray[Any]:
         """Return ``activation(x @ w.T + bias)``; see `octavo.linear`."""
-        if type(x) is not np.ndarray or x.dtype != FLOAT32 or not x.flags.aligned:
-            x = activations(x, self._x_qparams)
-        y = self._operator(x, out)
+        held = self._held
+        operator = self._operator if isinstance(held, tuple) else held
+        y = operator.run(activations(x, self._x_qparams), out)
         if out is not None or self._out_qparams is None:
             return y
         return wrap_result(y, self._out_qparams)
@@ -257,7 +256,7 @@ class Linear:
         if isinstance(operator, PlainLinear):
             return operator.w, operator.bias
         w = QTensor(
-            operator.op.unpack(),
+            operator.run.unpack(),
             operator.scale,
             operator.zero_point,
             dtype=operator.dtype,
@@ -293,10 +292,12 @@ class Linear:
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         w, bias = self.unpack()
-        digest = hashlib.sha256()
-        for part in (w.data if isinstance(w, np.ndarray) else w.__dask_tokenize__(), bias):
-            digest.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-        return ("octavo.Linear", digest.hexdigest(), *map(repr, self._settings()))
+        return (
+            "octavo.Linear",
+            digest(w) if isinstance(w, np.ndarray) else w.__dask_tokenize__(),
+            None if bias is None else (bias.dtype.name, digest(bias)),
+            *map(repr, self._settings()),
+        )
 
 
 def _restore(
