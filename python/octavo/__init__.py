@@ -4,13 +4,11 @@ import os
 import warnings
 
 from octavo import runtime
-from octavo._core import PackedMatrix, matmul, pack, requantize
+from octavo._core import PackedMatrix, __version__, matmul, pack, requantize
 from octavo.array import QParams, QTensor, dequantize, linear, quantize
 from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
 from octavo.nn import Linear
 from octavo.runtime import set_num_threads, show_config, threads
-
-__version__: str  # read when asked for, see __getattr__
 
 __all__ = [
     "FallbackWarning",
@@ -40,9 +38,3 @@ if runtime.available_isas()[0] == "scalar" and not os.environ.get("OCTAVO_ISA"):
         FallbackWarning,
         stacklevel=2,
     )
-
-
-def __getattr__(name: str) -> str:
-    if name == "__version__":
-        return runtime.version()
-    raise AttributeError(f"module 'octavo' has no attribute {name!r}")

@@ -21,26 +21,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "threads",
-    "version",
 ]
-
-
-def version() -> str:
-    """Return octavo's version; "unknown" where octavo is not installed, only imported.
-
-    Examples
-    --------
-    >>> import octavo as oc
-    >>> oc.runtime.version() == oc.__version__
-    True
-    """
-    # Costs more to import than octavo itself.
-    from importlib import metadata
-
-    try:
-        return metadata.version("octavo")
-    except metadata.PackageNotFoundError:
-        return "unknown"  # imported from a build folder
 
 
 def isa() -> str:
@@ -259,7 +240,7 @@ def show_config(mode: str = "stdout") -> dict[str, dict[str, Any]] | None:
     l1d, l2, l3 = _core.cache_sizes()
     config: dict[str, dict[str, Any]] = {
         "octavo": {
-            "version": version(),
+            "version": _core.__version__,
             "python": sys.version.split()[0],
             "numpy": np.__version__,
         },
