@@ -213,8 +213,8 @@ class Gemm {
       g.b_next = 0;
       // One or two rows: from beyond L2 two streams keep more reads in flight; where panels are
       // narrow, two share the reads of A.
-      const bool pair =
-          (streams || nr < kWidePanel) && m <= 2 && p + 1 < p1 && b_.n - column >= 2 * nr;
+      const bool pair = b_.k > 0 && (streams || nr < kWidePanel) && m <= 2 && p + 1 < p1 &&
+                        b_.n - column >= 2 * nr;
       if (pair) {
         g.b_next = b_.panel_stride;
         g.width = g.n = 2 * nr;
