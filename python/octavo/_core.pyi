@@ -260,6 +260,6 @@ def usable_cores() -> int:
     """
     Cores that the affinity mask and the cgroup quota allow.
     """
-__version__: str = '0.1.0'
+__version__: str
 isa_context: _contextvars.ContextVar[str | None]
 threads_context: _contextvars.ContextVar[int | None]
