@@ -3,6 +3,7 @@
 `python tests/test_stub.py python/octavo/_core.pyi` writes it anew.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ def generate(folder: Path) -> str:
     for guess, known in TYPES.items():
         assert guess in text, f"the module has no {guess!r} any more"
         text = text.replace(guess, known)
+    text = re.sub("^__version__: str = .*", "__version__: str", text, flags=re.MULTILINE)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
