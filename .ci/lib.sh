@@ -3,6 +3,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1
+export MALLOC_PERTURB_=165 # what malloc returns is no zero by luck
 work=${OCTAVO_CI_WORK:-$PWD/build/ci}
 jobs=$(nproc)
 mkdir -p "$work"
