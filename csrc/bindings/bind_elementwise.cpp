@@ -25,14 +25,14 @@ CodeType code_type(const std::string& name) {
   raise_value("dtype must be one of uint8, int8, uint4, int4, got ", name);
 }
 
-void check_scale(const std::vector<float>& scale, const char* name) {
+void check_scale(const Parameter<float>& scale, const char* name) {
   for (float value : scale) {
     if (!(value > 0.0f) || std::isinf(value))
       raise_value(name, " must be positive and finite, got ", value);
   }
 }
 
-void check_zero_point(const std::vector<int32_t>& zero_point, const CodeType& type,
+void check_zero_point(const Parameter<int32_t>& zero_point, const CodeType& type,
                       const char* dtype) {
   for (int32_t value : zero_point) {
     if (value < type.least || value > type.most)
@@ -41,25 +41,37 @@ void check_zero_point(const std::vector<int32_t>& zero_point, const CodeType& ty
   }
 }
 
-Shape shape_of(const ArrayView& array) { return {array.shape, array.shape + array.ndim}; }
+Shape shape_of(const ArrayView& array) { return Shape(array.shape, array.shape + array.ndim); }
 
-// Scales and zero points as one array a channel each.
+// A scale and a zero point for each channel of `layout`, or one of each for all.
 struct Parameters {
-  std::vector<float> scale;
-  std::vector<int32_t> zero_point;
+  Parameter<float> scale;
+  Parameter<int32_t> zero_point;
+  ChannelLayout layout;
 };
+
+template <class T>
+void repeat(Parameter<T>& parameter, int64_t channels) {
+  if (parameter.size() != 1) return;
+  py::array_t<T> values(channels);
+  std::fill(values.mutable_data(), values.mutable_data() + channels, parameter[0]);
+  parameter = Parameter<T>(std::move(values));
+}
 
 Parameters parse_parameters(const py::object& scale, const py::object& zero_point,
                             ChannelLayout layout, const CodeType& type, const char* dtype) {
-  Parameters p{float_parameter(scale.ptr(), "scale"),
-               int_parameter(zero_point.ptr(), "zero_point")};
+  Parameters p{float_parameter(scale.ptr(), "scale"), int_parameter(zero_point.ptr(), "zero_point"),
+               layout};
   check_length(p.scale.size(), layout.channels, "scale", "one a channel along axis");
   check_length(p.zero_point.size(), layout.channels, "zero_point", "one a channel along axis");
   check_scale(p.scale, "scale");
   check_zero_point(p.zero_point, type, dtype);
-  const auto channels = static_cast<size_t>(layout.channels);
-  if (p.scale.size() == 1) p.scale.assign(std::max<size_t>(channels, 1), p.scale[0]);
-  if (p.zero_point.size() == 1) p.zero_point.assign(std::max<size_t>(channels, 1), p.zero_point[0]);
+  if (p.scale.size() == 1 && p.zero_point.size() == 1) {
+    p.layout = {1, 1, layout.outer * layout.channels * layout.inner};
+  } else {
+    repeat(p.scale, layout.channels);
+    repeat(p.zero_point, layout.channels);
+  }
   return p;
 }
 
@@ -81,7 +93,7 @@ py::object quantize(const py::object& x, const py::object& scale, const py::obje
   const CallContext context = call_context();
   {
     const NativeScope scope(given.size() * NativeScope::kMacsPerValue);
-    run_quantize(*context.table, static_cast<const float*>(values.data()), layout, p.scale.data(),
+    run_quantize(*context.table, static_cast<const float*>(values.data()), p.layout, p.scale.data(),
                  p.zero_point.data(), type.is_signed, type.least, type.most,
                  reinterpret_cast<uint8_t*>(result.data()), context.threads);
   }
@@ -103,7 +115,7 @@ py::object dequantize(const py::object& q, const py::object& scale, const py::ob
   const CallContext context = call_context();
   {
     const NativeScope scope(given.size() * NativeScope::kMacsPerValue);
-    run_dequantize(*context.table, static_cast<const uint8_t*>(codes.data()), layout,
+    run_dequantize(*context.table, static_cast<const uint8_t*>(codes.data()), p.layout,
                    type.is_signed, p.scale.data(), p.zero_point.data(),
                    reinterpret_cast<float*>(result.data()), context.threads);
   }
@@ -118,8 +130,8 @@ py::object requantize(const py::object& acc, const py::object& multiplier, int64
   if (type_of(given) != Type::kInt32) raise_type("acc must be int32, got ", dtype_name(given));
   const Type out_type = parse_dtype(dtype.ptr(), {Type::kUInt8, Type::kInt8});
   const CodeType type = code_type(type_name(out_type));
-  const std::vector<float> factors = float_parameter(multiplier.ptr(), "multiplier");
-  std::vector<int32_t> biases;
+  const Parameter<float> factors = float_parameter(multiplier.ptr(), "multiplier");
+  Parameter<int32_t> biases;
   if (!bias.is_none()) biases = int_parameter(bias.ptr(), "bias");
   check_scale(factors, "multiplier");
   if (zero_point < type.least || zero_point > type.most)
@@ -151,8 +163,7 @@ py::object requantize(const py::object& acc, const py::object& multiplier, int64
   {
     const NativeScope scope(given.size() * NativeScope::kMacsPerValue);
     run_requantize(*context.table, sums, one_for_all ? ChannelLayout{1, 1, given.size()} : layout,
-                   biases.empty() ? nullptr : biases.data(), biases.size() > 1 ? 1 : 0,
-                   factors.data(), factors.size() > 1 ? 1 : 0,
+                   biases.data(), biases.step(), factors.data(), factors.step(),
                    static_cast<float>(least - zero_point), static_cast<float>(most - zero_point),
                    static_cast<int32_t>(zero_point), type.is_signed,
                    reinterpret_cast<uint8_t*>(result.data()), context.threads);
@@ -163,7 +174,8 @@ py::object requantize(const py::object& acc, const py::object& multiplier, int64
 py::tuple minmax(const py::object& x, const py::object& axis) {
   const ArrayView given = float_array(x, "x");
   const ChannelLayout layout = layout_of(given, axis);
-  const Shape shape = axis.is_none() ? Shape{} : Shape{layout.channels};
+  std::vector<py::ssize_t> shape;
+  if (!axis.is_none()) shape.push_back(layout.channels);
   py::array_t<float> least(shape), greatest(shape);
   const py::array values = contiguous(given, Type::kFloat32);
   const CallContext context = call_context();
@@ -184,9 +196,9 @@ py::tuple quantize_rows(const py::object& x) {
   const Shape rows_shape(given.shape, given.shape + given.ndim - 1);
   int64_t rows = 1;
   for (auto length : rows_shape) rows *= length;
-  py::array_t<uint8_t> q(shape_of(given));
-  py::array_t<float> scale(rows_shape);
-  py::array_t<int32_t> zero_point(rows_shape);
+  py::array_t<uint8_t> q(shape_of(given).vector());
+  py::array_t<float> scale(rows_shape.vector());
+  py::array_t<int32_t> zero_point(rows_shape.vector());
   const py::array values = contiguous(given, Type::kFloat32);
   const CallContext context = call_context();
   {
@@ -218,7 +230,7 @@ py::object grouped_matmul(const py::object& x, const py::object& codes, const py
                   shape_text(expected));
   };
   check_groups(s, "scale");
-  py::array zeros;
+  py::array zeros = no_array();
   if (!zero_point.is_none()) {
     const ArrayView z = view_of(zero_point.ptr(), "zero_point");
     if (type_of(z) != Type::kInt32) raise_type("zero_point must be int32, got ", dtype_name(z));

@@ -14,20 +14,16 @@
 namespace octavo {
 namespace {
 
-void check_scales(const std::vector<float>& scale, const char* name) {
-  for (float value : scale) {
-    if (!(value > 0.0f) || std::isinf(value))
-      raise_value(name, " must be positive and finite, got ", value);
-  }
+void check_scale(float value, const char* name) {
+  if (!(value > 0.0f) || std::isinf(value))
+    raise_value(name, " must be positive and finite, got ", value);
 }
 
-void check_codes(const std::vector<int32_t>& values, Type type, const char* name) {
+void check_code(int32_t value, Type type, const char* name) {
   const int32_t least = type == Type::kInt8 ? -128 : 0;
-  for (int32_t value : values) {
-    if (value < least || value > least + 255)
-      raise_value(name, " must be in [", least, ", ", least + 255, "] for ", type_name(type),
-                  ", got ", value);
-  }
+  if (value < least || value > least + 255)
+    raise_value(name, " must be in [", least, ", ", least + 255, "] for ", type_name(type),
+                ", got ", value);
 }
 
 LinearSpec::Output output_of(Type type) {
@@ -58,9 +54,9 @@ Type type_of(LinearSpec::Output output) {
 
 std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_scale,
                                     const py::object& w_zero_point, const py::object& bias,
-                                    const py::object& x_scale, int64_t x_zero_point,
+                                    const py::object& x_scale, int32_t x_zero_point,
                                     const py::object& x_dtype, const py::object& out_dtype,
-                                    const py::object& out_scale, int64_t out_zero_point,
+                                    const py::object& out_scale, int32_t out_zero_point,
                                     const py::object& lo, const py::object& hi) {
   const FpModeGuard mode;
   LinearSpec spec{};
@@ -79,15 +75,15 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
             view.strides[1],
             w_type == Type::kInt8};
 
-  const std::vector<float> scale = float_parameter(w_scale.ptr(), "w_scale");
+  const Parameter<float> scale = float_parameter(w_scale.ptr(), "w_scale");
   check_length(scale.size(), n, "w_scale", "one an output feature");
-  check_scales(scale, "w_scale");
+  for (float value : scale) check_scale(value, "w_scale");
   spec.w_scale = scale.data();
   spec.w_scale_count = static_cast<int64_t>(scale.size());
-  std::vector<int32_t> zero = {0};
+  Parameter<int32_t> zero(0);
   if (!w_zero_point.is_none()) zero = int_parameter(w_zero_point.ptr(), "w_zero_point");
   check_length(zero.size(), n, "w_zero_point", "one an output feature");
-  check_codes(zero, w_type, "w_zero_point");
+  for (int32_t value : zero) check_code(value, w_type, "w_zero_point");
   spec.w_zero_point = zero.data();
   spec.w_zero_point_count = static_cast<int64_t>(zero.size());
 
@@ -95,13 +91,11 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
   if (!spec.is_dynamic) {
     const Type x_type =
         x_dtype.is_none() ? Type::kUInt8 : parse_dtype(x_dtype.ptr(), {Type::kUInt8, Type::kInt8});
-    const std::vector<float> x = float_parameter(x_scale.ptr(), "x_scale");
-    if (x.size() != 1) raise_value("x_scale must be one number, got ", x.size());
-    check_scales(x, "x_scale");
-    spec.x_scale = x[0];
+    spec.x_scale = one_float(x_scale.ptr(), "x_scale");
+    check_scale(spec.x_scale, "x_scale");
     spec.x_is_signed = x_type == Type::kInt8;
-    check_codes({static_cast<int32_t>(x_zero_point)}, x_type, "x_zero_point");
-    spec.x_zero_point = static_cast<int32_t>(x_zero_point);
+    spec.x_zero_point = x_zero_point;
+    check_code(spec.x_zero_point, x_type, "x_zero_point");
   }
 
   const Type out_type =
@@ -112,16 +106,14 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
   if (out_type == Type::kUInt8 || out_type == Type::kInt8) {
     if (out_scale.is_none())
       raise_value("a result of dtype ", type_name(out_type), " needs out_scale");
-    const std::vector<float> y = float_parameter(out_scale.ptr(), "out_scale");
-    if (y.size() != 1) raise_value("out_scale must be one number");
-    check_scales(y, "out_scale");
-    check_codes({static_cast<int32_t>(out_zero_point)}, out_type, "out_zero_point");
-    spec.out_scale = y[0];
-    spec.out_zero_point = static_cast<int32_t>(out_zero_point);
+    spec.out_scale = one_float(out_scale.ptr(), "out_scale");
+    check_scale(spec.out_scale, "out_scale");
+    spec.out_zero_point = out_zero_point;
+    check_code(spec.out_zero_point, out_type, "out_zero_point");
   }
 
-  std::vector<float> bias_f32;
-  std::vector<int32_t> bias_s32;
+  Parameter<float> bias_f32;
+  Parameter<int32_t> bias_s32;
   if (!bias.is_none()) {
     const ArrayView b = view_of(bias.ptr(), "bias");
     const Type type = type_of(b);
@@ -143,10 +135,8 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
   }
 
   spec.activate = !lo.is_none() || !hi.is_none();
-  spec.lo = lo.is_none() ? -std::numeric_limits<float>::infinity()
-                         : float_parameter(lo.ptr(), "lo").at(0);
-  spec.hi =
-      hi.is_none() ? std::numeric_limits<float>::infinity() : float_parameter(hi.ptr(), "hi").at(0);
+  spec.lo = lo.is_none() ? -std::numeric_limits<float>::infinity() : one_float(lo.ptr(), "lo");
+  spec.hi = hi.is_none() ? std::numeric_limits<float>::infinity() : one_float(hi.ptr(), "hi");
   if (spec.activate && !(spec.lo <= spec.hi))
     raise_value("an activation must clip to lo <= hi, got (", spec.lo, ", ", spec.hi, ")");
   if (spec.activate && out_type == Type::kInt32) raise_value("an int32 result takes no activation");
@@ -185,7 +175,7 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
   const int64_t k_bytes = x.strides[x.ndim - 1];
   in_place = in_place && row_bytes % value_bytes == 0 &&
              (k_bytes == value_bytes || k == 1 || !input.is_float);
-  py::array copy;
+  py::array copy = no_array();
   if (in_place) {
     input.data = x.data;
     input.row_stride = row_bytes / value_bytes;

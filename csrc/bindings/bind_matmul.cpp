@@ -101,39 +101,36 @@ Operand operand(const ArrayView& view, bool is_left) {
 // Zero points of one operand, given at a shape that broadcasts to the operand's without its
 // contracted axis.
 struct ZeroPoints {
-  std::vector<int32_t> values;
+  Parameter<int32_t> values{0};
   bool per_line = false;  // one a row of a (a column of b) and batch, in C order
   const int32_t* at(int64_t matrix, int64_t lines) const {
     return per_line ? values.data() + matrix * lines : values.data();
   }
 };
 
+// `shape`: that of the operand without its contracted axis.
 ZeroPoints parse_zero_points(PyObject* given, const char* name, bool is_signed,
                              const Shape& shape) {
   ZeroPoints zero;
-  if (!given || given == Py_None) {
-    zero.values = {0};
-    return zero;
+  if (!given || given == Py_None) return zero;
+  py::array array = no_array();
+  if (!PyLong_Check(given)) {
+    array = py::array::ensure(py::reinterpret_borrow<py::object>(given));
+    if (!array) throw py::error_already_set();
   }
-  if (PyLong_Check(given)) {
+  if (!array || array.ndim() == 0) {
     zero.values = int_parameter(given, name);
   } else {
-    py::array array = py::array::ensure(py::reinterpret_borrow<py::object>(given));
-    if (!array) throw py::error_already_set();
-    if (array.ndim() == 0) {
-      zero.values = int_parameter(array.ptr(), name);
-    } else {
-      py::object wide;
-      try {
-        wide = py::module_::import("numpy").attr("broadcast_to")(array, py::cast(shape));
-      } catch (py::error_already_set& e) {
-        if (!e.matches(PyExc_ValueError)) throw;
-        raise_value(name, " has shape ", shape_text(array.shape(), static_cast<int>(array.ndim())),
-                    ", which does not broadcast to ", shape_text(shape));
-      }
-      zero.values = int_parameter(wide.attr("ravel")().ptr(), name);
-      zero.per_line = true;
+    py::object wide;
+    try {
+      wide = py::module_::import("numpy").attr("broadcast_to")(array, py::cast(shape.vector()));
+    } catch (py::error_already_set& e) {
+      if (!e.matches(PyExc_ValueError)) throw;
+      raise_value(name, " has shape ", shape_text(array.shape(), static_cast<int>(array.ndim())),
+                  ", which does not broadcast to ", shape_text(shape));
     }
+    zero.values = int_parameter(wide.attr("ravel")().ptr(), name);
+    zero.per_line = true;
   }
   const int32_t least = is_signed ? -128 : 0;
   for (int32_t value : zero.values) {
@@ -145,8 +142,8 @@ ZeroPoints parse_zero_points(PyObject* given, const char* name, bool is_signed,
 }
 
 struct EpilogueArrays {
-  std::vector<int32_t> bias_s32;
-  std::vector<float> bias_f32, multiplier;
+  Parameter<int32_t> bias_s32;
+  Parameter<float> bias_f32, multiplier;
 };
 
 GemmC::Type output_type(Type dtype) {
@@ -171,16 +168,16 @@ void parse_clip(PyObject* clip, Type dtype, float zero_point, MatmulEpilogue& ep
   if (dtype == Type::kFloat32) {
     if (!given) return;
     epilogue.activate = true;
-    epilogue.lo = float_parameter(PyTuple_GET_ITEM(clip, 0), "clip").at(0);
-    epilogue.hi = float_parameter(PyTuple_GET_ITEM(clip, 1), "clip").at(0);
+    epilogue.lo = one_float(PyTuple_GET_ITEM(clip, 0), "clip");
+    epilogue.hi = one_float(PyTuple_GET_ITEM(clip, 1), "clip");
     if (!(epilogue.lo <= epilogue.hi))
       raise_value("clip must hold lo <= hi, got (", epilogue.lo, ", ", epilogue.hi, ")");
   } else if (is_code_type(dtype)) {
     const int32_t least = dtype == Type::kInt8 ? -128 : 0;
     int32_t lo = least, hi = least + 255;
     if (given) {
-      lo = int_parameter(PyTuple_GET_ITEM(clip, 0), "clip").at(0);
-      hi = int_parameter(PyTuple_GET_ITEM(clip, 1), "clip").at(0);
+      lo = one_int(PyTuple_GET_ITEM(clip, 0), "clip");
+      hi = one_int(PyTuple_GET_ITEM(clip, 1), "clip");
       if (lo > hi || lo < least || hi > least + 255)
         raise_value("clip must hold codes lo <= hi in [", least, ", ", least + 255, "], got (", lo,
                     ", ", hi, ")");
@@ -204,15 +201,15 @@ MatmulEpilogue parse_epilogue(Type dtype, int64_t n, PyObject* bias, PyObject* m
     raise_value("a result of dtype ", type_name(dtype),
                 " needs a multiplier (x_scale * w_scale / y_scale)");
   if (scales) {
-    arrays.multiplier = {1.0f};
-    if (has_multiplier) arrays.multiplier = float_parameter(multiplier, "multiplier");
+    arrays.multiplier =
+        has_multiplier ? float_parameter(multiplier, "multiplier") : Parameter<float>(1.0f);
     check_length(arrays.multiplier.size(), n, "multiplier", "one a column");
     for (float value : arrays.multiplier) {
       if (!(value > 0.0f) || std::isinf(value))
         raise_value("multiplier must be positive and finite, got ", value);
     }
     epilogue.multiplier = arrays.multiplier.data();
-    epilogue.multiplier_step = arrays.multiplier.size() > 1 ? 1 : 0;
+    epilogue.multiplier_step = arrays.multiplier.step();
   }
   if (bias && bias != Py_None) {
     size_t count;
@@ -229,11 +226,7 @@ MatmulEpilogue parse_epilogue(Type dtype, int64_t n, PyObject* bias, PyObject* m
     epilogue.bias_step = count > 1 ? 1 : 0;
   }
   int32_t zero = 0;
-  if (zero_point && zero_point != Py_None) {
-    const std::vector<int32_t> values = int_parameter(zero_point, "zero_point");
-    if (values.size() != 1) raise_value("zero_point must be one integer");
-    zero = values[0];
-  }
+  if (zero_point && zero_point != Py_None) zero = one_int(zero_point, "zero_point");
   const int32_t least = dtype == Type::kInt8 ? -128 : 0;
   const int32_t most = is_code_type(dtype) ? least + 255 : 0;
   if (zero < (is_code_type(dtype) ? least : 0) || zero > most)
@@ -256,14 +249,14 @@ int64_t collapsed_stride(const Operand& x) {
 
 Shape broadcast_batches(const Operand& a, const Operand& b) {
   const int ndim = std::max(a.batch_ndim, b.batch_ndim);
-  Shape shape(static_cast<size_t>(ndim), 1);
+  Shape shape(ndim, 1);
   for (int i = 0; i < ndim; ++i) {
     const int ia = i - (ndim - a.batch_ndim), ib = i - (ndim - b.batch_ndim);
     const py::ssize_t la = ia < 0 ? 1 : a.batch_shape[ia], lb = ib < 0 ? 1 : b.batch_shape[ib];
     if (la != lb && la != 1 && lb != 1)
       raise_value("a and b have batch shapes ", shape_text(a.batch_shape, a.batch_ndim), " and ",
                   shape_text(b.batch_shape, b.batch_ndim), ", which do not broadcast");
-    shape[static_cast<size_t>(i)] = la == 1 ? lb : la;
+    shape[i] = la == 1 ? lb : la;
   }
   return shape;
 }
@@ -276,8 +269,8 @@ struct BatchPlace {
 BatchPlace batch_place(const Operand& x, const Shape& shape, int64_t index) {
   BatchPlace place{0, 0};
   int64_t step = 1;
-  for (int i = x.batch_ndim - 1, at = static_cast<int>(shape.size()) - 1; i >= 0; --i, --at) {
-    const int64_t length = shape[static_cast<size_t>(at)];
+  for (int i = x.batch_ndim - 1, at = shape.size() - 1; i >= 0; --i, --at) {
+    const int64_t length = shape[at];
     const int64_t mine = x.batch_shape[i] == 1 ? 0 : index % length;
     index /= length;
     place.offset += mine * x.batch_strides[i];

@@ -100,9 +100,7 @@ std::string shape_text(const py::ssize_t* shape, int ndim) {
   return result + (ndim == 1 ? ",)" : ")");
 }
 
-std::string shape_text(const Shape& shape) {
-  return shape_text(shape.data(), static_cast<int>(shape.size()));
-}
+std::string shape_text(const Shape& shape) { return shape_text(shape.data(), shape.size()); }
 
 const char* type_name(Type type) {
   switch (type) {
@@ -174,8 +172,7 @@ void check_out(const ArrayView& out, Type type, const Shape& shape,
                std::initializer_list<const ArrayView*> inputs) {
   if (type_of(out) != type)
     raise_type("out has dtype ", dtype_name(out), ", the result has ", type_name(type));
-  if (out.ndim != static_cast<int>(shape.size()) ||
-      !std::equal(shape.begin(), shape.end(), out.shape))
+  if (out.ndim != shape.size() || !std::equal(shape.begin(), shape.end(), out.shape))
     raise_value("out has shape ", shape_text(out.shape, out.ndim), ", the result has ",
                 shape_text(shape));
   if (!is_writable(out)) raise_value("out is read-only; it must be writable");
@@ -198,7 +195,7 @@ Result::Result(PyObject* out, Type type, const Shape& shape,
       return;
     }
   }
-  array_ = py::array(dtype_of(type), shape);
+  array_ = py::array(dtype_of(type), shape.vector());
   view_ = view_of(array_.ptr(), "out");
 }
 
@@ -209,42 +206,55 @@ py::object Result::finish() {
   return out_;
 }
 
-std::vector<int32_t> int_parameter(PyObject* object, const char* name) {
+Parameter<int32_t> int_parameter(PyObject* object, const char* name) {
   if (PyLong_Check(object)) {
     int overflow = 0;
     const long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
     if (overflow || value != static_cast<int32_t>(value)) raise_value(name, " must fit int32");
-    return {static_cast<int32_t>(value)};
+    return Parameter<int32_t>(static_cast<int32_t>(value));
   }
-  const py::array array = numpy_array(object, name);
+  py::array array = numpy_array(object, name);
+  const ArrayView view = view_of(array.ptr(), name);
+  if (type_of(view) == Type::kInt32 && is_native(view) && is_contiguous(view))
+    return Parameter<int32_t>(std::move(array));
   const char kind = array.dtype().kind();
   if ((kind != 'i' && kind != 'u') && array.size() > 0)
-    raise_type(name, " must be an integer or an array of integers, got dtype ",
-               py::str(array.dtype()).cast<std::string>());
+    raise_type(name, " must be an integer or an array of integers, got dtype ", dtype_name(view));
   const auto wide = py::array_t < int64_t,
              py::array::c_style | py::array::forcecast > ::ensure(array);
   if (!wide) throw py::error_already_set();
-  std::vector<int32_t> values(static_cast<size_t>(wide.size()));
-  for (size_t i = 0; i < values.size(); ++i) {
+  py::array_t<int32_t> values(wide.size());
+  for (py::ssize_t i = 0; i < wide.size(); ++i) {
     const int64_t value = wide.data()[i];
     if (value != static_cast<int32_t>(value) || (kind == 'u' && value < 0))
       raise_value(name, " must fit int32");
-    values[i] = static_cast<int32_t>(value);
+    values.mutable_data()[i] = static_cast<int32_t>(value);
   }
-  return values;
+  return Parameter<int32_t>(std::move(values));
 }
 
-std::vector<float> float_parameter(PyObject* object, const char* name) {
-  if (PyFloat_Check(object)) return {static_cast<float>(PyFloat_AS_DOUBLE(object))};
-  const py::array array = numpy_array(object, name);
+Parameter<float> float_parameter(PyObject* object, const char* name) {
+  if (PyFloat_Check(object)) return Parameter<float>(static_cast<float>(PyFloat_AS_DOUBLE(object)));
+  py::array array = numpy_array(object, name);
   const char kind = array.dtype().kind();
   if (kind != 'f' && kind != 'i' && kind != 'u' && array.size() > 0)
     raise_type(name, " must be a number or an array of numbers, got dtype ",
-               py::str(array.dtype()).cast<std::string>());
-  const auto real = py::array_t < float,
-             py::array::c_style | py::array::forcecast > ::ensure(array);
+               dtype_name(view_of(array.ptr(), name)));
+  auto real = py::array_t < float, py::array::c_style | py::array::forcecast > ::ensure(array);
   if (!real) throw py::error_already_set();
-  return {real.data(), real.data() + real.size()};
+  return Parameter<float>(std::move(real));
+}
+
+int32_t one_int(PyObject* object, const char* name) {
+  const Parameter<int32_t> values = int_parameter(object, name);
+  if (values.size() != 1) raise_value(name, " must be one integer, got ", values.size(), " values");
+  return values[0];
+}
+
+float one_float(PyObject* object, const char* name) {
+  const Parameter<float> values = float_parameter(object, name);
+  if (values.size() != 1) raise_value(name, " must be one number, got ", values.size(), " values");
+  return values[0];
 }
 
 void check_length(size_t values, int64_t channels, const char* name, const char* per) {

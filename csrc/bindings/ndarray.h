@@ -16,7 +16,34 @@ namespace octavo {
 
 namespace py = pybind11;
 
-using Shape = std::vector<py::ssize_t>;
+// The lengths of an array's axes, without a heap allocation in every call.
+class Shape {
+ public:
+  static constexpr int kMaxAxes = 64;  // NumPy's own limit
+
+  Shape() = default;
+  Shape(std::initializer_list<py::ssize_t> lengths) : Shape(lengths.begin(), lengths.end()) {}
+  Shape(const py::ssize_t* first, const py::ssize_t* last) {
+    for (; first != last; ++first) push_back(*first);
+  }
+  Shape(int axes, py::ssize_t length) {
+    for (int i = 0; i < axes; ++i) push_back(length);
+  }
+  void push_back(py::ssize_t length) { lengths_[axes_++] = length; }
+  int size() const { return axes_; }
+  py::ssize_t* begin() { return lengths_; }
+  const py::ssize_t* begin() const { return lengths_; }
+  const py::ssize_t* end() const { return lengths_ + axes_; }
+  const py::ssize_t* data() const { return lengths_; }
+  py::ssize_t& operator[](int axis) { return lengths_[axis]; }
+  py::ssize_t operator[](int axis) const { return lengths_[axis]; }
+  py::ssize_t& back() { return lengths_[axes_ - 1]; }
+  std::vector<py::ssize_t> vector() const { return {begin(), end()}; }
+
+ private:
+  int axes_ = 0;
+  py::ssize_t lengths_[kMaxAxes];
+};
 
 // What an ndarray holds, read straight from its header.
 struct ArrayView {
@@ -28,6 +55,9 @@ struct ArrayView {
 
   py::ssize_t size() const;
 };
+
+// py::array() would make one.
+inline py::array no_array() { return py::reinterpret_steal<py::array>(nullptr); }
 
 bool is_ndarray(PyObject* object);
 
@@ -70,13 +100,42 @@ class Result {
 
  private:
   py::object out_;
-  py::array array_;
+  py::array array_ = no_array();
   ArrayView view_;
 };
 
-// int32 or float32 parameters: a Python number or an array of 0 or 1 dimensions.
-std::vector<int32_t> int_parameter(PyObject* object, const char* name);
-std::vector<float> float_parameter(PyObject* object, const char* name);
+// A parameter that was given as a Python number or as an array of 0 or 1 dimensions: read in place
+// where it has the dtype already.
+template <class T>
+class Parameter {
+ public:
+  Parameter() = default;  // not given
+  explicit Parameter(T number) : number_(number), size_(1) {}
+  explicit Parameter(py::array array)
+      : array_(std::move(array)), size_(static_cast<size_t>(array_.size())) {}
+
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  // Null where it was not given.
+  const T* data() const {
+    if (size_ == 0) return nullptr;
+    return array_ ? static_cast<const T*>(array_.data()) : &number_;
+  }
+  const T* begin() const { return data(); }
+  const T* end() const { return data() + size_; }
+  T operator[](size_t i) const { return data()[i]; }
+  int64_t step() const { return size_ > 1 ? 1 : 0; }
+
+ private:
+  T number_{};
+  py::array array_ = no_array();
+  size_t size_ = 0;
+};
+Parameter<int32_t> int_parameter(PyObject* object, const char* name);
+Parameter<float> float_parameter(PyObject* object, const char* name);
+// One number alone.
+int32_t one_int(PyObject* object, const char* name);
+float one_float(PyObject* object, const char* name);
 
 // `values` must hold 1 or `channels` values.
 void check_length(size_t values, int64_t channels, const char* name, const char* per);

@@ -42,7 +42,8 @@ struct GemmArgs {
   const void* b;
   bool b_expanded;     // b was made by expand_b
   int64_t b_prefetch;  // bytes ahead of the reads of B; 0: none
-  int64_t b_next;      // bytes from b to the panel after it; > 0: two full panels at once (m <= 2)
+  int64_t
+      b_next;  // bytes from b to the panel after it; > 0: two full panels at once (m <= 2, K > 0)
   const void* next_a;  // where the next call reads A and B: fetched to L2 meanwhile; may be null
   const void* next_b;
 
