@@ -80,6 +80,20 @@ def test_workers_do_not_keep_a_callers_mode(mode):
         assert np.array_equal(layer(x), wanted)
 
 
+@pytest.mark.usefixtures("isa")
+def test_parameters_are_read_in_the_plain_mode(mode):
+    a, b = np.full((1, 4), 200, np.uint8), np.full((4, 1), 100, np.int8)
+
+    def layer():
+        return oc.Linear.from_quantized(
+            oc.QTensor(b.T, 0.3), x_qparams=oc.QParams(0.1), out_qparams=oc.QParams(0.7)
+        )(np.full((1, 4), 20, np.uint8)).codes()
+
+    for function in (lambda: oc.matmul(a, b, multiplier=0.1, dtype="float32"), layer):
+        wanted = bytes(function())
+        assert mode(lambda function=function: bytes(function())) == wanted
+
+
 def test_errors_leave_the_mode_too(mode):
     def fail():
         with pytest.raises(ValueError, match="must be equal"):

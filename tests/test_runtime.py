@@ -389,18 +389,6 @@ print(info["version"] == oc.__version__, oc.runtime.get_num_threads() == before)
     assert printed(code, OCTAVO_NUM_THREADS="2") == "1\nTrue True"
 
 
-@pytest.mark.usefixtures("isa")
-def test_results_are_the_same_on_any_number_of_threads():
-    rng = np.random.default_rng(0)
-    a = rng.integers(0, 256, (300, 400), np.uint8)
-    b = rng.integers(-128, 128, (400, 500), np.int8)
-    wanted = a.astype(np.int64) @ b.astype(np.int64)
-    packed = oc.pack(b)
-    for count in (1, 2, 3, 8):
-        with oc.threads(count):
-            assert np.array_equal(oc.matmul(a, packed), wanted)
-
-
 # --- show_config and the package -----------------------------------------------------------------
 
 

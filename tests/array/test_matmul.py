@@ -257,27 +257,38 @@ def test_long_sums_that_fit_int32_stay_exact(rng):
 # --- the same bits everywhere --------------------------------------------------------------------
 
 
-def test_isas_threads_and_splits_give_the_same_bytes():
+SPLIT = {  # dtypes of a and b, rows' zero points?, options
+    "uint8": ("uint8", "int8", False, {"multiplier": 1e-4, "zero_point": 128, "dtype": "uint8"}),
+    "int8, scales": ("int8", "int8", False, {"multiplier": "columns", "dtype": "int8"}),
+    "float32": ("uint8", "uint8", True, {"multiplier": "columns", "dtype": "float32"}),
+    "int32": ("int8", "uint8", True, {}),
+    "int64": ("uint8", "int8", True, {"dtype": "int64"}),
+}
+
+
+@pytest.mark.parametrize("is_packed", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("name", SPLIT)
+def test_isas_threads_and_splits_give_the_same_bytes(name, is_packed):
+    a_dtype, b_dtype, has_row_zeros, options = SPLIT[name]
     rng = np.random.default_rng(8)
-    a, b = codes(rng, (150, 300), np.uint8), codes(rng, (300, 260), np.int8)
-    packed = oc.pack(b)
-    multiplier = rng.uniform(1e-5, 2e-4, 260).astype(np.float32)
+    m, n, k = 130, 260, 300
+    a, b = codes(rng, (m, k), a_dtype), codes(rng, (k, n), b_dtype)
+    right = oc.pack(b) if is_packed else b
+    a_zero = zero_point(rng, a_dtype, m if has_row_zeros else ())
+    options = {**options, "b_zero_point": zero_point(rng, b_dtype, n)}
+    if options.get("multiplier") == "columns":
+        options["multiplier"] = rng.uniform(1e-5, 2e-4, n).astype(np.float32)
     ran, results = set(), set()
-    for name in ISAS:
+    for isa in ISAS:
         for threads in (1, 2, 3, 8):
-            with runtime.force_isa(name), oc.threads(threads):
-                for step in (150, 64, 1):
-                    parts = [
-                        oc.matmul(
-                            a[i : i + step],
-                            packed,
-                            a_zero_point=120,
-                            multiplier=multiplier,
-                            zero_point=128,
-                            dtype="uint8",
+            with runtime.force_isa(isa), oc.threads(threads):
+                for step in (m, 64, 7):
+                    parts = []
+                    for i in range(0, m, step):
+                        zero = a_zero[i : i + step] if has_row_zeros else a_zero
+                        parts.append(
+                            oc.matmul(a[i : i + step], right, a_zero_point=zero, **options)
                         )
-                        for i in range(0, 150, step)
-                    ]
                     results.add(np.concatenate(parts).tobytes())
                     ran.add(runtime.last_kernel().split("/")[0])
     assert len(results) == 1
