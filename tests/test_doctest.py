@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ MODULES = ["octavo"] + [
     for info in pkgutil.walk_packages(oc.__path__, "octavo.")
     if not info.name.startswith(("octavo.cli", "octavo.__main__", "octavo._core"))
 ]
+PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
 EXTENSION = ["matmul", "pack", "requantize", "PackedMatrix"]
 NEED_NO_EXAMPLE = {
     "FallbackWarning",
@@ -36,6 +38,11 @@ def run(examples, name):
 def test_examples_of_a_module(name):
     for examples in doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(name)):
         run(examples, examples.name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_a_page(page):
+    run(doctest.DocTestParser().get_doctest(page.read_text(), {}, page.name, None, 0), page.name)
 
 
 @pytest.mark.parametrize("name", EXTENSION)

@@ -143,7 +143,9 @@ class force_isa(_Setting):
 
 
 class threads(_Setting):
-    """Use at most `count` threads for calls from this thread; a context manager.
+    """Use at most `count` threads for calls from this thread: in a ``with`` statement, until its end.
+
+    As a plain call it stays in force. Threads started later choose for themselves.
 
     Parameters
     ----------

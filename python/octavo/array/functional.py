@@ -1,5 +1,7 @@
 """Quantize, dequantize, and operators as functions."""
 
+from __future__ import annotations
+
 import warnings
 from functools import partial
 from typing import Any
@@ -54,7 +56,8 @@ def quantize(
         (-7 to 7) about it; or so that the codes span the least to the greatest value. Default:
         symmetric for signed dtypes.
     scale : float, array of shape (C,), or grouped array, optional
-        Scales to use instead of choosing them; then every code of the dtype is used.
+        Scales to use instead of choosing them; then every code of the dtype is used. Grouped: of
+        the shape of `x` with the other axis divided by `group_size`, rounded up.
     zero_point : int or array of the shape of `scale`, default 0
         The code for 0; goes with `scale`.
     qparams : QParams, optional
@@ -81,6 +84,10 @@ def quantize(
     RuntimeWarning
         Finite values that float16 cannot hold became infinite.
 
+    Notes
+    -----
+    The rule is that of ONNX's QuantizeLinear; docs/int8.md says how scales are chosen.
+
     Examples
     --------
     >>> import numpy as np, octavo as oc
@@ -91,8 +98,6 @@ def quantize(
     (2,)
     >>> oc.quantize(np.array([0.0, 1.0]), scale=0.5, dtype="uint8").codes()
     array([0, 2], dtype=uint8)
-
-    The rule is that of ONNX's QuantizeLinear.
     """
     values = as_array(x, "x")
     if not is_floating(values):
@@ -249,7 +254,7 @@ def linear(
     w : QTensor, or float array, of shape (out, in)
         Scales: one, or one for each output (axis 0), or in groups along the inputs. Packed at the
         first call, and kept with the QTensor.
-    bias : float32 array of shape (out,), or int32 at ``x_scale * w_scale``, optional
+    bias : float array of shape (out,), or int32 at ``x_scale * w_scale``, optional
     x_qparams : QParams of 8 bits and one scale, optional
         How codes of `x` are read, and, where the weights have 8 or 4 bits and no groups, how
         floating-point `x` is quantized.
@@ -270,6 +275,8 @@ def linear(
     ------
     ValueError, TypeError
         Shapes, dtypes or arguments that do not go together.
+    OverflowError
+        A sum that int32 cannot hold, with `out_dtype` int32.
 
     Warns
     -----
@@ -278,8 +285,11 @@ def linear(
 
     Notes
     -----
-    Every CPU gives the same bits for weights of 8 bits and of 4. Weights in groups, float16 and
-    float32 weights take plain paths for now: exact by their rules, but not fast.
+    Every CPU gives the same bits for weights of 8 bits and of 4, by the rules of docs/int8.md; they
+    are those of Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference" (2018), equations 4, 5 and 7, with a float32 multiplier.
+    Weights in groups ("Weights in groups" on that page) take plain loops for now, float16 and
+    float32 weights NumPy's product.
 
     Examples
     --------

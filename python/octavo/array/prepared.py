@@ -3,8 +3,7 @@
 How the weights are stored decides how the product is done:
 
 - 8 or 4 bits with one scale for all or one for each output: integer kernels, weights packed;
-- 8 or 4 bits in groups: rows of x become symmetric int8, then, by plain loops,
-  ``s = fma(float32(acc_g), w_scale_g, s)`` over the groups g, and ``s * x_scale + bias``;
+- 8 or 4 bits in groups: plain loops, by "Weights in groups" of docs/int8.md;
 - float16 and float32: NumPy's float32 product.
 """
 

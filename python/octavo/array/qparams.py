@@ -1,5 +1,7 @@
 """QParams: how real numbers and integer codes correspond, ``real = scale * (q - zero_point)``."""
 
+from __future__ import annotations
+
 import operator
 from typing import Any
 

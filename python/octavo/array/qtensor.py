@@ -243,7 +243,7 @@ class QTensor:
 
     @property
     def T(self) -> QTensor:
-        """The transpose of at most 2 dimensions, sharing this tensor's memory."""
+        """The transpose of at most 2 dimensions, sharing memory; axis and groups turn with it."""
         if self.ndim > 2:
             raise ValueError(f"q.T takes at most 2 dimensions, got {self.ndim}")
         q = _new(QTensor)

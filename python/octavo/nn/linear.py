@@ -28,11 +28,11 @@ class Linear:
     """The operator ``activation(x @ w.T + bias)``, made by `from_float` or `from_quantized`.
 
     Call it with `x` of shape (..., in) as `octavo.linear` takes it; the result is a QTensor if the
-    operator has `out_qparams`, else float32. With ``out=`` the result is written there and nothing
-    is allocated. Frozen, and usable from many threads at once and after a fork. It pickles as plain
+    operator has `out_qparams`, else float32. With ``out=`` an array (codes, where there are
+    `out_qparams`) is written and returned, and nothing is allocated. Frozen, and usable from many threads at once and after a fork. It pickles as plain
     arrays and packs again, for the CPU it finds, at its first call.
 
-    Weights of 8 bits with one scale for each output run in integer kernels. Weights in groups, and
+    Weights with one scale, or one for each output, run in integer kernels. Weights in groups, and
     float weights, take plain paths for now: exact by their rules, but not fast.
 
     Examples
@@ -76,7 +76,7 @@ class Linear:
         Parameters
         ----------
         w : float array of shape (out, in)
-        bias : float32 array of shape (out,), or int32 at ``x_scale * w_scale``, optional
+        bias : float array of shape (out,), or int32 at ``x_scale * w_scale``, optional
         precision : str, default "int8"
             "int8": a scale for each output. "int4/32", "int8/128" and the like: a scale for each
             group of so many inputs. "float16", "float32": no scales.
@@ -156,6 +156,14 @@ class Linear:
         ------
         ValueError, TypeError
             Shapes, dtypes or arguments that do not go together.
+
+        Examples
+        --------
+        >>> import numpy as np, octavo as oc
+        >>> w_q = oc.QTensor([[1, -1], [2, 1]], 0.5, dtype="int8")
+        >>> layer = oc.Linear.from_quantized(w_q, x_qparams=oc.QParams(0.5))
+        >>> layer(np.array([3, 2], np.uint8))  # 1.5 and 1.0
+        array([0.25, 2.  ], dtype=float32)
         """
         if not isinstance(w_q, QTensor):
             raise TypeError(
@@ -250,7 +258,7 @@ class Linear:
         return self._activation
 
     def unpack(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
-        """Return the weights in their plain form, bit for bit, and the bias."""
+        """Return the weights in their plain form, bit for bit as they are used, and the bias."""
         operator = self._operator
         assert isinstance(operator, IntegerLinear | PlainLinear)
         if isinstance(operator, PlainLinear):
