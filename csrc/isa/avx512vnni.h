@@ -186,8 +186,7 @@ struct Isa {
       asm volatile("" : "+r"(p));
     }
     static OCTAVO_INLINE void prefetch_write(const char* p) { __builtin_prefetch(p, 1, 3); }
-    static OCTAVO_INLINE void prefetch_l1(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
-    static OCTAVO_INLINE void prefetch_l2(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
+    static OCTAVO_INLINE void prefetch_read(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 
     static constexpr int kPackColumns = 64;
     // kKr rows of kPackColumns bytes, rs apart, to one k-group of a panel.

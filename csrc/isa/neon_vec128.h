@@ -172,8 +172,7 @@ struct Tile128 : RowAccumulators<Vector128> {
     asm("" : "+r"(p));
   }
   static OCTAVO_INLINE void prefetch_write(const char* p) { __builtin_prefetch(p, 1, 3); }
-  static OCTAVO_INLINE void prefetch_l1(const char* p) { __builtin_prefetch(p, 0, 3); }
-  static OCTAVO_INLINE void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
+  static OCTAVO_INLINE void prefetch_read(const char* p) { __builtin_prefetch(p, 0, 3); }
 
   static constexpr int kPackColumns = 16;
   static OCTAVO_INLINE uint8x16_t load16(const uint8_t* p, uint8_t flip) {

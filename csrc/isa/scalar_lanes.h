@@ -243,8 +243,7 @@ struct ScalarTile : RowAccumulators<ScalarVector<kL>> {
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P&) {}
   static OCTAVO_INLINE void prefetch_write(const char*) {}
-  static OCTAVO_INLINE void prefetch_l1(const char*) {}
-  static OCTAVO_INLINE void prefetch_l2(const char*) {}
+  static OCTAVO_INLINE void prefetch_read(const char*) {}
 
   static constexpr int kPackColumns = kL;
   static OCTAVO_INLINE void interleave(const uint8_t* b, int64_t rs, uint8_t flip, int8_t* out) {

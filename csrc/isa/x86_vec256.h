@@ -180,8 +180,7 @@ struct Tile256 : RowAccumulators<Vector256> {
     asm volatile("" : "+r"(p));
   }
   static OCTAVO_INLINE void prefetch_write(const char* p) { __builtin_prefetch(p, 1, 3); }
-  static OCTAVO_INLINE void prefetch_l1(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
-  static OCTAVO_INLINE void prefetch_l2(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
+  static OCTAVO_INLINE void prefetch_read(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
 
   static OCTAVO_INLINE __m128i load16(const uint8_t* p, __m128i flip) {
     return _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), flip);

@@ -42,10 +42,8 @@ struct GemmArgs {
   const void* b;
   bool b_expanded;     // b was made by expand_b
   int64_t b_prefetch;  // bytes ahead of the reads of B; 0: none
-  int64_t
-      b_next;  // bytes from b to the panel after it; > 0: two full panels at once (m <= 2, K > 0)
-  const void* next_a;  // where the next call reads A and B: fetched to L2 meanwhile; may be null
-  const void* next_b;
+  // Bytes from b to the panel after it: > 0 computes two full panels at once (m <= 2, K > 0).
+  int64_t b_next;
 
   int64_t width;
   int64_t n;
@@ -279,7 +277,7 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
         if (prefetch) {
           OCTAVO_UNROLL
           for (int64_t line = 0; line < kGroup * static_cast<int64_t>(sizeof(BValue)); line += 64)
-            T::prefetch_l1(reinterpret_cast<const char*>(b + s * kGroup) + prefetch + line);
+            T::prefetch_read(reinterpret_cast<const char*>(b + s * kGroup) + prefetch + line);
         }
         group(at, s * T::kKr, s, b + s * kGroup, b_panel2 + s * kGroup, 0);
       }

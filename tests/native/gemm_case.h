@@ -273,8 +273,6 @@ class GemmRunner {
       args.width = taken;
       args.n = std::min(taken, c.n - first);
       args.b_prefetch = c.prefetch ? 1024 : 0;
-      args.next_a = c.prefetch ? args.a : nullptr;
-      args.next_b = c.prefetch ? args.b : nullptr;
       args.col_init = col_init ? col_init + first : nullptr;
       args.col_sum = col_sum ? col_sum + first : nullptr;
       args.col_zp = col_zp ? col_zp + first : nullptr;
