@@ -213,6 +213,15 @@ def test_float_output_needs_no_room_for_the_bias():
     assert y.tolist() == [[4.0]]
 
 
+def test_sums_beyond_int32_are_refused_in_int32_and_right_in_float32():
+    w = oc.QTensor(np.full((2, 70000), 127, np.int8), 0.5)
+    x = np.full((1, 70000), 255, np.uint8)
+    with pytest.raises(OverflowError, match="a result does not fit int32; ask for a float32"):
+        oc.linear(x, w, x_qparams=oc.QParams(1.0), out_dtype="int32")
+    y = oc.linear(x, w, x_qparams=oc.QParams(1.0))
+    assert y.tolist() == [[np.float32(255 * 127 * 70000) * 0.5] * 2]
+
+
 # --- plain paths ---------------------------------------------------------------------------------
 
 

@@ -57,6 +57,22 @@ def scale_shape(
     return (shape[0], groups) if axis == 0 else (groups, shape[1])
 
 
+def check_scale_shape(
+    scale: NDArray[np.float32],
+    name: str,
+    shape: tuple[int, ...],
+    axis: int | None,
+    group_size: int | None,
+) -> None:
+    """Refuse a scale of another shape than that of an array called `name` has."""
+    expected = scale_shape(shape, axis, group_size)
+    if scale.shape != expected:
+        raise ValueError(
+            f"scale has shape {scale.shape}, expected {expected} "
+            f"for {name} of shape {shape}, axis={axis}, group_size={group_size}"
+        )
+
+
 def observed_range(
     x: NDArray[np.float32],
     axis: int | None,

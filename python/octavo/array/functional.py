@@ -125,12 +125,8 @@ def quantize(
         _refuse({**given, "qparams": None}, "qparams, which holds them")
         if name not in {"int8", qparams.dtype}:
             raise ValueError(f"dtype is {name!r}, qparams has {qparams.dtype!r}; expected the same")
-        name, axis, scale, zero_point = (
-            qparams.dtype,
-            qparams.axis,
-            qparams.scale,
-            qparams.zero_point,
-        )
+        name, axis = qparams.dtype, qparams.axis
+        scale, zero_point = qparams.scale, qparams.zero_point
     kept = affine.normalized_axis(axis, values.ndim)
     size = affine.check_group_size(group_size, kept, values.ndim)
     if scale is not None:
@@ -138,16 +134,12 @@ def quantize(
             {"symmetric": symmetric, "method": given["method"]}, "scale, which leaves no choice"
         )
         scales = as_scale(scale)
-        expected = affine.scale_shape(values.shape, kept, size)
-        if scales.shape != expected:
-            raise ValueError(
-                f"scale has shape {scales.shape}, expected {expected} "
-                f"for x of shape {values.shape}, axis={kept}, group_size={size}"
-            )
-        zero_points = as_zero_point(0 if zero_point is None else zero_point, name, expected)
+        affine.check_scale_shape(scales, "x", values.shape, kept, size)
+        zero_points = as_zero_point(0 if zero_point is None else zero_point, name, scales.shape)
         codes = affine.to_codes(values, scales, zero_points, name, kept, size)
-        given_qparams = qparams if qparams is not None and qparams.axis == kept else None
-        return wrap_codes(codes, scales, zero_points, name, kept, size, given_qparams)
+        if qparams is not None and qparams.axis != kept:
+            qparams = None  # counts its axis from the end
+        return wrap_codes(codes, scales, zero_points, name, kept, size, qparams)
     if zero_point is not None:
         raise ValueError("zero_point is given without scale; expected both or neither")
     balanced = name.startswith("int") if symmetric is None else bool(symmetric)
@@ -224,12 +216,7 @@ def dequantize(
         raise TypeError(f"q is {array.dtype}, expected {qparams._codes} codes of {qparams.dtype}")
     codes = as_codes(array, qparams.dtype)
     kept = affine.normalized_axis(qparams.axis, codes.ndim)
-    expected = affine.scale_shape(codes.shape, kept, None)
-    if qparams.scale.shape != expected:
-        raise ValueError(
-            f"scale has shape {qparams.scale.shape}, expected {expected} "
-            f"for q of shape {codes.shape}, axis={kept}"
-        )
+    affine.check_scale_shape(qparams.scale, "q", codes.shape, kept, None)
     return affine.from_codes(codes, qparams.scale, qparams.zero_point, kept, None, out)
 
 

@@ -118,22 +118,17 @@ class QTensor:
         kept = affine.normalized_axis(axis, array.ndim)
         size = affine.check_group_size(group_size, kept, array.ndim)
         scales = as_scale(scale)
-        expected = affine.scale_shape(array.shape, kept, size)
-        if scales.shape != expected:
-            raise ValueError(
-                f"scale has shape {scales.shape}, expected {expected} "
-                f"for data of shape {array.shape}, axis={kept}, group_size={size}"
-            )
+        affine.check_scale_shape(scales, "data", array.shape, kept, size)
         if name == "float16":
             if array.dtype != np.float16:
                 raise TypeError(f"data is {array.dtype}, expected float16")
-            if expected or scales != 1 or np.any(np.asarray(zero_point) != 0):
+            if scales.shape or scales != 1 or np.any(np.asarray(zero_point) != 0):
                 raise ValueError("float16 data has no scale or zero point; expected 1 and 0")
             half = read_only(np.array(array, order="C"))
             self._set(half, array.shape, name, scales, NO_ZERO_POINT)
             return
         codes = as_codes(array, name)
-        zero_points = as_zero_point(zero_point, name, expected)
+        zero_points = as_zero_point(zero_point, name, scales.shape)
         storage = (
             _pack_nibbles(codes) if name in _NIBBLES else np.array(codes, dtype=name, order="C")
         )
@@ -246,19 +241,10 @@ class QTensor:
         """The transpose of at most 2 dimensions, sharing memory; axis and groups turn with it."""
         if self.ndim > 2:
             raise ValueError(f"q.T takes at most 2 dimensions, got {self.ndim}")
+        transposed = not self._transposed and self.ndim == 2
+        qparams = self._qparams if self._axis is None else None
         q = _new(QTensor)
-        q._set(
-            self._storage,
-            self._stored_shape,
-            self._dtype,
-            self._scale,
-            self._zero_point,
-            self._axis,
-            self._group_size,
-            not self._transposed and len(self._stored_shape) == 2,
-            self._qparams if self._axis is None else None,
-            self._prepared,
-        )
+        q._set(*(*self._state()[:-1], transposed, qparams, self._prepared))
         return q
 
     def dequantize(self, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -315,6 +301,7 @@ class QTensor:
         return _from_storage, self._state()
 
     def _state(self) -> tuple[Any, ...]:
+        """All parts, in the order of `_set`, but those that are made when asked for."""
         return (
             self._storage,
             self._stored_shape,
