@@ -47,8 +47,9 @@ def test_a_layer_gives_what_linear_gives(rng, precision, options):
     w, b = weights(rng)
     layer = oc.Linear.from_float(w, b, precision=precision, **options)
     x = rng.standard_normal((2, 3, 50)).astype(np.float32)
-    wanted = oc.linear(x, quantized(w, precision), b, **options)
-    for given in (x, x.astype(np.float64), np.asfortranarray(x), x.astype(">f4")):
+    unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    unaligned[:] = x
+    for given in (x, x.astype(np.float64), np.asfortranarray(x), x.astype(">f4"), unaligned):
         wanted = oc.linear(given, quantized(w, precision), b, **options)
         y = layer(given)
         if "out_qparams" in options:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,17 +29,6 @@ Bounds = tuple[float | None, float | None]
 Activation = str | Sequence[Any] | None
 
 _ACTIVATIONS: dict[str, Bounds] = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
-
-
-class PreparedLinear(Protocol):
-    """A validated linear operator; immutable, usable from many threads at once."""
-
-    in_features: int
-    out_features: int
-    nbytes: int
-
-    def run(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Run on float32 `x` of shape (..., K), or on the 8-bit codes that it was prepared for."""
 
 
 def activation_bounds(activation: Activation) -> Bounds:
@@ -172,7 +161,7 @@ class IntegerLinear:
             hi=hi,
         )
         self.nbytes: int = op.nbytes
-        self.run = op
+        self.run = op  # as PlainLinear.run; no frame of Python between
 
     def _make_room(
         self, codes: NDArray[Any], bias: NDArray[np.float32], x_scale: float
@@ -225,7 +214,7 @@ class PlainLinear:
         self._bounds = bounds
 
     def run(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Run as `PreparedLinear.run` does."""
+        """Run on float32 `x` of shape (..., K), or on the 8-bit codes that it was prepared for."""
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             last = x.shape[-1] if x.ndim else "no dimension"
             raise ValueError(
@@ -272,3 +261,8 @@ class PlainLinear:
             self.w.group_size,
         )
         return y.reshape(*x.shape[:-1], self.out_features)
+
+
+# A validated operator, of attributes in_features, out_features, nbytes and run(x, out=None);
+# immutable, usable from many threads at once.
+PreparedLinear = IntegerLinear | PlainLinear

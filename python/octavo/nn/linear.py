@@ -12,7 +12,6 @@ from octavo.array.functional import activations, quantize
 from octavo.array.interop import as_float32, digest, read_only
 from octavo.array.prepared import (
     Activation,
-    IntegerLinear,
     PlainLinear,
     PreparedLinear,
     activation_bounds,
@@ -260,7 +259,6 @@ class Linear:
     def unpack(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
         """Return the weights in their plain form, bit for bit as they are used, and the bias."""
         operator = self._operator
-        assert isinstance(operator, IntegerLinear | PlainLinear)
         if isinstance(operator, PlainLinear):
             return operator.w, operator.bias
         w = QTensor(
