@@ -432,6 +432,11 @@ def test_every_public_name_is_there():
     assert issubclass(oc.FallbackWarning, UserWarning)
 
 
+def test_the_version_is_the_projects():
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert f'\nversion = "{oc.__version__}"' in project
+
+
 def test_the_import_brings_nothing_but_numpy_and_nothing_slow():
     code = """
 import sys, numpy
