@@ -217,14 +217,16 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
     }
   }
 
-  // C's lines arrive while the sums are formed: at a pitch of a power of two the writes of a narrow
-  // tile would otherwise wait for memory one by one.
+  // Rows of C a multiple of 4 kB apart share a set of L1: the writes of a tile would wait for
+  // memory one by one, were the lines not fetched while the sums are formed.
   const int64_t c_bytes = g.output == GemmOutput::kU8 || g.output == GemmOutput::kS8 ? 1 : 4;
-  const char* c = static_cast<const char*>(g.c) + row * g.ldc * c_bytes;
-  OCTAVO_UNROLL
-  for (int r = 0; r < R; ++r) {
-    for (int64_t line = 0; line < g.n * c_bytes; line += 64)
-      T::prefetch_write(c + r * g.ldc * c_bytes + line);
+  if (g.ldc * c_bytes % 4096 == 0) {
+    const char* c = static_cast<const char*>(g.c) + row * g.ldc * c_bytes;
+    OCTAVO_UNROLL
+    for (int r = 0; r < R; ++r) {
+      for (int64_t line = 0; line < g.n * c_bytes; line += 64)
+        T::prefetch_write(c + r * g.ldc * c_bytes + line);
+    }
   }
 
   const typename T::Flip flip = T::broadcast_flip(g.a_flip);
