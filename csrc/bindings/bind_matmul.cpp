@@ -503,12 +503,15 @@ void register_matmul(py::module_& m) {
   py::class_<PackedMatrix> packed(
       m, "PackedMatrix", "The right operand of `matmul`, packed for this CPU; see `pack`.");
   packed.def_property_readonly(
-      "shape", [](const PackedMatrix& b) { return py::make_tuple(b.rows(), b.cols()); });
-  packed.def_property_readonly("dtype", [](const PackedMatrix& b) {
-    return dtype_of(b.is_signed() ? Type::kInt8 : Type::kUInt8);
-  });
-  packed.def_property_readonly("nbytes", &PackedMatrix::nbytes);
-  packed.def_property_readonly("isa", &PackedMatrix::isa);
+      "shape", [](const PackedMatrix& b) { return py::make_tuple(b.rows(), b.cols()); },
+      "(K, N), as it was packed.");
+  packed.def_property_readonly(
+      "dtype",
+      [](const PackedMatrix& b) { return dtype_of(b.is_signed() ? Type::kInt8 : Type::kUInt8); },
+      "int8 or uint8, as it was packed.");
+  packed.def_property_readonly("nbytes", &PackedMatrix::nbytes,
+                               "Bytes that the packed form takes, column sums included.");
+  packed.def_property_readonly("isa", &PackedMatrix::isa, "The ISA it was first packed for.");
   packed.def("unpack", &unpack_array, "The (K, N) array that was packed, exactly.");
   packed.def("__repr__", [](const PackedMatrix& b) {
     return "PackedMatrix(shape=(" + std::to_string(b.rows()) + ", " + std::to_string(b.cols()) +

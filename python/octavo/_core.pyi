@@ -22,16 +22,24 @@ class PackedMatrix:
         """
     @property
     def dtype(self) -> numpy.dtype[typing.Any]:
-        ...
+        """
+        int8 or uint8, as it was packed.
+        """
     @property
     def isa(self) -> str:
-        ...
+        """
+        The ISA it was first packed for.
+        """
     @property
     def nbytes(self) -> int:
-        ...
+        """
+        Bytes that the packed form takes, column sums included.
+        """
     @property
     def shape(self) -> tuple[int, int]:
-        ...
+        """
+        (K, N), as it was packed.
+        """
 class LinearOp:
     """
     A prepared linear operator: y = activation(x * w^T + bias), w in 8 bits.
