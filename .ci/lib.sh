@@ -95,6 +95,11 @@ emulated_suite() { # emulated_suite TABLE BUILD PYTHON QEMU...: tests that this 
   "$OCTAVO_TEST_PYTHON" -m pytest -r fE "${arithmetic_tests[@]}" --ignore tests/test_onnx_node.py
 }
 
+fuzz_seconds=15
+
+# Haswell less what qemu warns that it cannot do, once for each process.
+haswell=Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid
+
 # --- sections -------------------------------------------------------------------------------------
 
 native() { # every table of this CPU against the reference, and the tables against each other
@@ -154,6 +159,10 @@ address() { # address and undefined-behaviour sanitizers
   runtime=$(clang++-19 -print-file-name=libclang_rt.asan-x86_64.so)
   export LD_LIBRARY_PATH=${runtime%/*}
   native_tests "$work/address"
+  rm -rf "$work/corpus"
+  cp -r tests/native/corpus/gemm "$work/corpus" # a find is written there
+  LD_PRELOAD=$runtime "$work/address/native/fuzz_gemm" -max_total_time="$fuzz_seconds" -verbosity=0 \
+    -print_final_stats=1 -artifact_prefix="$work/" "$work/corpus"
   export LD_PRELOAD=$runtime PYTHONPATH=$work/address/import
   "$work/user/bin/python" -c \
     'from octavo import _core; assert b"__asan_" in open(_core.__file__, "rb").read()'
