@@ -32,6 +32,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_sessionstart() -> None:
+    _core.set_dots_per_thread(1)  # products of any size are shared out among threads
     expected = os.environ.get("OCTAVO_EXPECT_ISA")
     if expected and expected != _core.isa():
         raise pytest.UsageError(f"octavo chose {_core.isa()}, this run expects {expected}")

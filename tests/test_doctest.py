@@ -28,7 +28,7 @@ NEED_NO_EXAMPLE = {
 
 
 def run(examples, name):
-    runner = doctest.DocTestRunner()
+    runner = doctest.DocTestRunner(verbose=False)
     failures = []
     runner.run(examples, out=failures.append)
     assert not failures, f"{name}:\n" + "".join(failures)

@@ -27,6 +27,7 @@ import numpy as np
 import octavo as oc
 
 oc.set_num_threads(4)
+oc._core.set_dots_per_thread(1)
 rng = np.random.default_rng(0)
 A = rng.integers(0, 256, (257, 300), np.uint8)
 B = rng.integers(-128, 128, (300, 513), np.int8)

@@ -7,6 +7,7 @@
 
 #include "bindings/context.h"
 #include "bindings/register.h"
+#include "drivers/gemm.h"
 #include "drivers/measure.h"
 #include "runtime/cpu_features.h"
 #include "runtime/dispatch.h"
@@ -137,6 +138,9 @@ void register_runtime(py::module_& m) {
       py::arg("bytes"), py::arg("seconds") = 0.1,
       "Bytes a second of one thread that reads a buffer of that size over and over.");
 
+  m.attr("DOTS_PER_THREAD") = kDotsPerThread;
+  m.def("set_dots_per_thread", &set_dots_per_thread, py::arg("dots"),
+        "Work below which a product stays on one thread, in dot products a thread (for tests).");
   m.def("fp_control", &fp_control, "The floating-point control register.");
   m.def("set_fp_control", &set_fp_control, py::arg("value"),
         "Write the floating-point control register (for tests).");

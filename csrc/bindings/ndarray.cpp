@@ -159,7 +159,7 @@ py::array contiguous(const ArrayView& array, Type type) {
   if (is_contiguous(array) && is_native(array))
     return py::reinterpret_borrow<py::array>(array.object);
   return py::module_::import("numpy")
-      .attr("ascontiguousarray")(py::handle(array.object), dtype_of(type))
+      .attr("require")(py::handle(array.object), dtype_of(type), "CA")
       .cast<py::array>();
 }
 

@@ -11,8 +11,11 @@
 namespace octavo {
 namespace {
 
-// Below this many multiply-accumulates a thread, waking another costs more than it saves.
-constexpr int64_t kMacsPerThread = 1 << 16;
+// kDotsPerThread takes some 6 us on any ISA: below, another thread costs more than it saves, for
+// the job, A and C travel between the cores' caches.
+std::atomic<int64_t> dots_per_thread{kDotsPerThread};
+// Reading a byte of B takes as long as this many multiply-accumulates of the widest dot product.
+constexpr int64_t kMacsPerByteOfB = 3;
 // The rows of A that all threads prepare together before panels are shared out.
 constexpr int64_t kPrepareValuesPerThread = 1 << 14;
 // Columns from which one panel alone keeps the loads of A few.
@@ -410,6 +413,8 @@ bool gemm_wide(Gemm& gemm, const GemmA& a, const PackedB& b, int threads) {
 
 }  // namespace
 
+void set_dots_per_thread(int64_t dots) { dots_per_thread.store(std::max<int64_t>(dots, 1)); }
+
 int32_t stored_a_zero_point(const KernelTable& table, bool a_is_signed, int32_t zero_point) {
   if (table.info->a_bytes == 2 || a_is_signed == table.info->a_signed) return zero_point;
   return a_is_signed ? zero_point + 128 : zero_point - 128;
@@ -430,8 +435,10 @@ bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_s
   const KernelTable& kernels = *b.table;
   const InfoKernels& info = *kernels.info;
   Gemm gemm(a, b, c);
-  const int64_t macs = a.m * b.n * std::max<int64_t>(b.k, 1);
-  threads = static_cast<int>(std::min<int64_t>(threads, 1 + macs / kMacsPerThread));
+  const int64_t cost = (a.m + kMacsPerByteOfB) * b.n * std::max<int64_t>(b.k, 1);
+  const int64_t worth =
+      cost / (dots_per_thread.load(std::memory_order_relaxed) * int64_t{info.dot_macs});
+  threads = static_cast<int>(std::clamp<int64_t>(worth, 1, std::max(threads, 1)));
   if (needs_wide(a, b, c)) return gemm_wide(gemm, a, b, threads);
 
   if (!col_start && a.m <= info.mr && !gemm.per_row_zero()) {

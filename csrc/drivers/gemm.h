@@ -51,6 +51,11 @@ struct GemmC {
   int32_t zero_point;
 };
 
+// Work below which a product stays on one thread, in dot products a thread. The default is where
+// two threads begin to win; tests set 1, so that small products are shared out too.
+constexpr int64_t kDotsPerThread = 48000;
+void set_dots_per_thread(int64_t dots);
+
 // The zero point of A once it is as `table` reads it (flipped or not).
 int32_t stored_a_zero_point(const KernelTable& table, bool a_is_signed, int32_t zero_point);
 

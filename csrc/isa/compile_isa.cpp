@@ -13,7 +13,9 @@
 #define OCTAVO_INLINE_LAMBDA __attribute__((always_inline))
 
 #define OCTAVO_STRING(...) #__VA_ARGS__
+// clang-format off
 #define OCTAVO_HEADER(folder, name) OCTAVO_STRING(folder/name.h)
+// clang-format on
 #define OCTAVO_JOIN(a, b, c) a##b##_##c
 #define OCTAVO_SYMBOL(isa, family) OCTAVO_JOIN(octavo_, isa, family)
 #define OCTAVO_MAKER(family) OCTAVO_JOIN(, family, kernels)

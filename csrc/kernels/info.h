@@ -19,6 +19,7 @@ struct InfoKernels {
   int a_bytes;        // bytes of one value of A as the micro-kernel reads it (2: prepare_a widens)
   int b_bytes;        // bytes of one value of B after expand_b (1: the stored form is used)
   int mc;             // rows of A that are prepared together
+  int dot_macs;       // multiply-accumulates of one dot product: how fast the ISA is
   // Multiply-accumulates done by `iterations` rounds of dot products that touch no memory.
   int64_t (*peak)(int64_t iterations);
   // Reads `bytes` bytes with the widest loads, as fast as they come.
@@ -87,6 +88,7 @@ constexpr InfoKernels info_kernels() {
           static_cast<int>(sizeof(typename T::AValue)),
           T::kExpandedBytes,
           T::kMc,
+          static_cast<int>(T::kMacsPerDot),
           peak_loop<Isa>,
           read_loop<Isa>};
 }

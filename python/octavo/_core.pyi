@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['LinearOp', 'PackedMatrix', 'available_isas', 'cache_sizes', 'check_isa', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'matmul', 'measure_bandwidth', 'measure_peak', 'minmax', 'pack', 'quantize', 'quantize_rows', 'requantize', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
+__all__: list[str] = ['DOTS_PER_THREAD', 'LinearOp', 'PackedMatrix', 'available_isas', 'cache_sizes', 'check_isa', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'matmul', 'measure_bandwidth', 'measure_peak', 'minmax', 'pack', 'quantize', 'quantize_rows', 'requantize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -256,6 +256,10 @@ def requantize(acc: typing.Any, multiplier: typing.Any, zero_point: typing.Suppo
     >>> oc.requantize(np.array([[100, -50]], np.int32), 0.1, 128)
     array([[138, 123]], dtype=uint8)
     """
+def set_dots_per_thread(dots: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Work below which a product stays on one thread, in dot products a thread (for tests).
+    """
 def set_fp_control(value: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write the floating-point control register (for tests).
@@ -268,6 +272,7 @@ def usable_cores() -> int:
     """
     Cores that the affinity mask and the cgroup quota allow.
     """
+DOTS_PER_THREAD: int = 48000
 __version__: str
 isa_context: _contextvars.ContextVar[str | None]
 threads_context: _contextvars.ContextVar[int | None]
