@@ -22,14 +22,12 @@ namespace octavo {
 // values: 0 any, 1 {-128,-127,0,127,255}, 2-5 {min,max} x {min,max}, 6 those at random, 7 small
 // scales: 0 usual, 1 that make ties, 2 extreme
 // sides: bit i: operand i begins at a page, else it ends at one
-#define OCTAVO_GEMM_FIELDS(F)                                                                      \
-  F(m)                                                                                             \
-  F(n)                                                                                             \
-  F(segments)                                                                                      \
-  F(length)                                                                                        \
-  F(pitch_extra) F(lda_extra) F(a_signed) F(b_signed) F(zp_a) F(zp_b) F(zp_wide) F(output) F(bias) \
-      F(clip) F(row_scale_step) F(expanded) F(two_panels) F(prefetch) F(ldc_extra) F(values)       \
-          F(scales) F(sides) F(seed)
+// clang-format off: it never settles on these
+#define OCTAVO_GEMM_FIELDS(F) \
+  F(m) F(n) F(segments) F(length) F(pitch_extra) F(lda_extra) F(a_signed) F(b_signed) \
+  F(zp_a) F(zp_b) F(zp_wide) F(output) F(bias) F(clip) F(row_scale_step) F(expanded) \
+  F(two_panels) F(prefetch) F(ldc_extra) F(values) F(scales) F(sides) F(seed)
+// clang-format on
 OCTAVO_CASE(GemmCase, "gemm", OCTAVO_GEMM_FIELDS)
 
 inline int64_t round_up(int64_t value, int64_t multiple) {

@@ -21,15 +21,11 @@ namespace {
 // zp_a: 0 one for all rows, 1 one each; zp_b: 0 none, 1 one each
 // type: GemmC::Type; start: column_start() is given; values as in gemm_case.h
 // bias: 0 none, 1 usual, 2 near the ends of int32
-#define OCTAVO_DRIVER_FIELDS(F)                                                              \
-  F(kind)                                                                                    \
-  F(m)                                                                                       \
-  F(n)                                                                                       \
-  F(k)                                                                                       \
-  F(a_signed)                                                                                \
-  F(b_signed)                                                                                \
-  F(a_order) F(b_order) F(gap) F(zp_a) F(zp_b) F(type) F(bias) F(clip) F(start) F(ldc_extra) \
-      F(values) F(sides) F(seed)
+// clang-format off: it never settles on these
+#define OCTAVO_DRIVER_FIELDS(F) \
+  F(kind) F(m) F(n) F(k) F(a_signed) F(b_signed) F(a_order) F(b_order) F(gap) F(zp_a) \
+  F(zp_b) F(type) F(bias) F(clip) F(start) F(ldc_extra) F(values) F(sides) F(seed)
+// clang-format on
 OCTAVO_CASE(DriverCase, "driver", OCTAVO_DRIVER_FIELDS)
 
 constexpr int kThreadCounts[] = {1, 2, 3, 8};
