@@ -156,6 +156,8 @@ def test_functions_serve_many_threads():
 )
 def test_ctrl_c_ends_a_call_sequence_and_leaves_the_pool_usable():
     code = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under `command &`
 import numpy as np, octavo as oc
 oc.set_num_threads(4)
 a, b = np.ones((300, 400), np.uint8), oc.pack(np.ones((400, 500), np.int8))

@@ -486,6 +486,8 @@ def as_codes(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     if array.dtype.name in _NIBBLES:  # ml_dtypes: one a byte, the upper bits are anything
         low = array.view(np.uint8) & 0xF
         array = _signed(low) if array.dtype.name == "int4" else low
+    if array.dtype.name == dtype:
+        return array  # nothing that it cannot hold
     if array.dtype.kind not in "iu":
         raise TypeError(f"data is {array.dtype}, expected integer codes of {dtype}")
     qmin, qmax = RANGES[dtype]
