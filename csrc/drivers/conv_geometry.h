@@ -25,8 +25,7 @@ struct ConvX {
   const uint8_t* data;
   int64_t image_stride, row_stride, pixel_stride;  // bytes
   bool is_signed;
-  int32_t zero_point;        // of the codes; padding holds it
-  const float* image_scale;  // null, or one factor of the result for each image (kF32 alone)
+  int32_t zero_point;  // of the codes; padding holds it
 };
 
 // Called with outputs [first_row, last_row) x all columns x [first_channel, last_channel) of an

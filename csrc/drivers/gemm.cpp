@@ -415,6 +415,11 @@ bool gemm_wide(Gemm& gemm, const GemmA& a, const PackedB& b, int threads) {
 
 void set_dots_per_thread(int64_t dots) { dots_per_thread.store(std::max<int64_t>(dots, 1)); }
 
+int threads_worth(const KernelTable& table, int64_t macs, int threads) {
+  const int64_t share = dots_per_thread.load(std::memory_order_relaxed) * table.info->dot_macs;
+  return static_cast<int>(std::clamp<int64_t>(macs / share, 1, std::max(threads, 1)));
+}
+
 int32_t stored_a_zero_point(const KernelTable& table, bool a_is_signed, int32_t zero_point) {
   if (table.info->a_bytes == 2 || a_is_signed == table.info->a_signed) return zero_point;
   return a_is_signed ? zero_point + 128 : zero_point - 128;
@@ -435,10 +440,8 @@ bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_s
   const KernelTable& kernels = *b.table;
   const InfoKernels& info = *kernels.info;
   Gemm gemm(a, b, c);
-  const int64_t cost = (a.m + kMacsPerByteOfB) * b.n * std::max<int64_t>(b.k, 1);
-  const int64_t worth =
-      cost / (dots_per_thread.load(std::memory_order_relaxed) * int64_t{info.dot_macs});
-  threads = static_cast<int>(std::clamp<int64_t>(worth, 1, std::max(threads, 1)));
+  threads =
+      threads_worth(kernels, (a.m + kMacsPerByteOfB) * b.n * std::max<int64_t>(b.k, 1), threads);
   if (needs_wide(a, b, c)) return gemm_wide(gemm, a, b, threads);
 
   if (!col_start && a.m <= info.mr && !gemm.per_row_zero()) {

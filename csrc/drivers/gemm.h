@@ -56,6 +56,9 @@ struct GemmC {
 constexpr int64_t kDotsPerThread = 48000;
 void set_dots_per_thread(int64_t dots);
 
+// How many of `threads` so many multiply-accumulates keep busy.
+int threads_worth(const KernelTable& table, int64_t macs, int threads);
+
 // The zero point of A once it is as `table` reads it (flipped or not).
 int32_t stored_a_zero_point(const KernelTable& table, bool a_is_signed, int32_t zero_point);
 

@@ -13,7 +13,8 @@
 // values apart (one run for a product; one for each kernel row of a convolution). B has each
 // segment padded with zeros to a multiple of kr; of A nothing is read beyond a segment's end.
 // B: one panel, [segments * ceil(segment_length / kr)][width][kr], see pack.h; `width` columns (a
-// multiple of nv), of which `n` are real.
+// multiple of nv), of which `n` are real. b_skip values of it are passed over after each segment
+// (taps that meet nothing but padding are left out).
 // C: row-major, `ldc` values apart; nothing is written beyond column n.
 //
 // Epilogues, in the order that DESIGN section 4 fixes:
@@ -40,6 +41,7 @@ struct GemmArgs {
   uint8_t a_flip;  // 0 or 0x80; 0 where prepare_a made A, and where info.flips is false
 
   const void* b;
+  int64_t b_skip;
   bool b_expanded;     // b was made by expand_b
   int64_t b_prefetch;  // bytes ahead of the reads of B; 0: none
   // Bytes from b to the panel after it: > 0 computes two full panels at once (m <= 2, K > 0).
@@ -316,6 +318,8 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
       b += kGroup;
       if (P == 2) b_panel2 += kGroup;
     }
+    b += g.b_skip;
+    if (P == 2) b_panel2 += g.b_skip;
   }
 
   OCTAVO_UNROLL

@@ -36,6 +36,9 @@ enum class ScratchSlot {
   kAccumulators,
   kWide,
   kOutput,
+  kWindow,
+  kLayoutIn,
+  kLayoutOut,
   kCount
 };
 void* scratch(ScratchSlot slot, size_t bytes);

@@ -1,0 +1,592 @@
+#include "drivers/conv.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "runtime/cpu_features.h"
+#include "runtime/thread_pool.h"
+#include "runtime/trace.h"
+
+namespace octavo {
+namespace {
+
+// Bytes of input that a chunk of output rows may read: with a panel of weights it stays in L2.
+constexpr int64_t kWindowBytes = 192 << 10;
+// A row of output that is longer is cut into blocks.
+constexpr int64_t kBlockColumns = 512;
+// Rows of a column of output from which running down it pays.
+constexpr int64_t kLeastRows = 3;
+// Output pixels of which all taps are gathered at once, for weights with zero points.
+constexpr int64_t kGatheredPixels = 64;
+// More columns than any panel has.
+constexpr int64_t kMostColumns = 128;
+// The micro-kernel reads whole k-groups of a window: this far beyond its end.
+constexpr int64_t kSlack = 64;
+
+int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+int64_t ceil_div(int64_t a, int64_t b) { return floor_div(a + b - 1, b); }
+
+// A few bytes, without a call.
+inline void copy_bytes(uint8_t* out, const uint8_t* in, int64_t count) {
+  if (count >= 16) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) std::memcpy(out + i, in + i, 16);
+    std::memcpy(out + count - 16, in + count - 16, 16);
+  } else if (count >= 8) {
+    std::memcpy(out, in, 8);
+    std::memcpy(out + count - 8, in + count - 8, 8);
+  } else if (count >= 4) {
+    std::memcpy(out, in, 4);
+    std::memcpy(out + count - 4, in + count - 4, 4);
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = in[i];
+  }
+}
+
+// The taps [from, to) of `count` that fall inside [0, size) when the first reads `at`.
+struct Taps {
+  int64_t from, to;
+};
+Taps taps_inside(int64_t at, int64_t dilation, int64_t count, int64_t size) {
+  const int64_t from = std::clamp<int64_t>(ceil_div(-at, dilation), 0, count);
+  const int64_t to = std::clamp<int64_t>(ceil_div(size - at, dilation), from, count);
+  return {from, to};
+}
+
+class Conv {
+ public:
+  Conv(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
+       const int32_t* col_start, int64_t columns)
+      : w_(w),
+        b_(w.packed()),
+        g_(g),
+        x_(x),
+        y_(y),
+        col_start_(col_start),
+        kernels_(*b_.table),
+        info_(*b_.table->info) {
+    const int64_t channels = w.channels();
+    widens_ = info_.a_bytes == 2;
+    flip_ = !widens_ && x.is_signed != info_.a_signed ? 0x80 : 0;
+    if (!info_.flips) std::swap(flip_, copy_flip_);
+    const Taps left = taps_inside(-g.pad_left, g.dilation_w, g.kernel_w, g.in_w);
+    const Taps right =
+        taps_inside((g.out_w - 1) * g.stride_w - g.pad_left, g.dilation_w, g.kernel_w, g.in_w);
+    const Taps top = taps_inside(-g.pad_top, g.dilation_h, g.kernel_h, g.in_h);
+    const Taps bottom =
+        taps_inside((g.out_h - 1) * g.stride_h - g.pad_top, g.dilation_h, g.kernel_h, g.in_h);
+    const auto all = [](const Taps& t, int64_t count) { return t.from == 0 && t.to == count; };
+    const bool has_padding = !all(left, g.kernel_w) || !all(right, g.kernel_w) ||
+                             !all(top, g.kernel_h) || !all(bottom, g.kernel_h);
+    const bool is_run = g.kernel_w == 1 || (g.dilation_w == 1 && x.pixel_stride == channels);
+    copies_ = has_padding || widens_ || copy_flip_ || !is_run;
+    // Of a kernel one wide (high), a window holds the columns (rows) that are read, no others.
+    gathers_ = copies_ && (g.kernel_w == 1 ? g.stride_w > 1 : g.dilation_w > 1);
+    picks_rows_ = copies_ && g.kernel_h == 1;
+    if (copies_) {
+      window_w_ = window_columns(columns);
+      pixel_ = (gathers_ ? g.kernel_w : g.stride_w) * channels;
+      pitch_ = round_up(window_w_ * channels, 64);
+      // Rows a multiple of 4 kB apart would share a set of L1.
+      if (pitch_ * info_.a_bytes % 4096 == 0) pitch_ += 64;
+      segment_length_ = w.segment_length();
+    } else {
+      pixel_ = g.stride_w * x.pixel_stride;
+      pitch_ = x.row_stride;
+      segment_length_ = g.kernel_w * channels;
+    }
+    row_ = (picks_rows_ ? 1 : g.stride_h) * pitch_;
+    zero_ = stored_a_zero_point(kernels_, x.is_signed, x.zero_point);
+    clips_columns_ = copies_ && !gathers_ && channels % info_.kr == 0 &&
+                     (!all(left, g.kernel_w) || !all(right, g.kernel_w));
+    // Columns of output all of whose taps lie inside.
+    inner_from_ = 0;
+    inner_to_ = g.out_w;
+    if (clips_columns_) {
+      inner_from_ = std::clamp<int64_t>(ceil_div(g.pad_left, g.stride_w), 0, g.out_w);
+      inner_to_ = std::clamp<int64_t>(
+          floor_div(g.in_w - 1 + g.pad_left - (g.kernel_w - 1) * g.dilation_w, g.stride_w) + 1,
+          inner_from_, g.out_w);
+    }
+  }
+
+  int64_t window_columns(int64_t columns) const {
+    return gathers_ ? columns * g_.kernel_w
+                    : (columns - 1) * g_.stride_w + (g_.kernel_w - 1) * g_.dilation_w + 1;
+  }
+  int64_t window_rows(int64_t rows) const {
+    return picks_rows_ ? rows : (rows - 1) * g_.stride_h + (g_.kernel_h - 1) * g_.dilation_h + 1;
+  }
+  int64_t window_bytes(int64_t rows) const {
+    return (window_rows(rows) * pitch_ + kSlack) * info_.a_bytes;
+  }
+  bool copies() const { return copies_; }
+
+  // Output rows that read about kWindowBytes.
+  int64_t chunk_rows() const {
+    const int64_t row_bytes = std::max<int64_t>(row_ * info_.a_bytes, 1);
+    const int64_t halo = window_bytes(1) - row_bytes;
+    return std::clamp<int64_t>((kWindowBytes - halo) / row_bytes, 1, g_.out_h);
+  }
+
+  // A block of output pixels: rows [from, to), columns [left, right).
+  struct Block {
+    int64_t from, to, left, right;
+  };
+
+  // One block of one image, panels [p0, p1).
+  void compute(int64_t image, const Block& block, int64_t p0, int64_t p1) const {
+    const int64_t from = block.from, to = block.to;
+    const char* window = nullptr;  // the first tap of the first output pixel
+    if (copies_) {
+      auto* memory = static_cast<char*>(
+          scratch(ScratchSlot::kWindow, static_cast<size_t>(window_bytes(to - from))));
+      fill(image, block, memory);
+      window = memory;
+    } else {
+      window = reinterpret_cast<const char*>(x_.data) + image * x_.image_stride +
+               (from * g_.stride_h - g_.pad_top) * x_.row_stride +
+               (block.left * g_.stride_w - g_.pad_left) * x_.pixel_stride;
+    }
+
+    static const int64_t l2 = [] {
+      const auto size = static_cast<int64_t>(cache_sizes().l2);
+      return size ? size : int64_t{1} << 19;
+    }();
+    const float one = 1.0f;
+    const int64_t value_bytes = y_.c.type == GemmC::Type::kU8 || y_.c.type == GemmC::Type::kS8
+                                    ? 1
+                                    : static_cast<int64_t>(sizeof(int32_t));
+    char* const y = static_cast<char*>(y_.c.data) +
+                    (image * y_.image_stride + from * y_.row_stride) * value_bytes;
+    GemmArgs g{};
+    g.a_flip = flip_;
+    g.row_scale = &one;
+    g.activate = y_.c.activate;
+    g.lo = y_.c.lo;
+    g.hi = y_.c.hi;
+    g.zero_point = y_.c.zero_point;
+    g.output = output();
+    g.pitch = g_.dilation_h * pitch_;
+    const bool streams = static_cast<int64_t>(panel_bytes(b_)) > l2;
+    const int64_t rows = to - from, nr = info_.nr;
+    const bool expands = info_.b_bytes == 2 && rows * (block.right - block.left) > 4 * info_.mr &&
+                         b_.panel_stride <= kExpandedPanel;
+    int16_t* expanded = nullptr;
+    if (expands)
+      expanded = static_cast<int16_t*>(
+          scratch(ScratchSlot::kExpanded, static_cast<size_t>(b_.panel_stride) * 2));
+    // Down the columns: those whose kernels are cut, or all where rows are shorter than they.
+    const bool down = rows >= kLeastRows;
+    int64_t inner_from = block.left, inner_to = block.right;
+    if (down) {
+      inner_from = std::clamp(inner_from_, block.left, block.right);
+      inner_to = std::clamp(inner_to_, inner_from, block.right);
+    }
+    if (down && inner_to - inner_from < kLeastRows && rows > inner_to - inner_from)
+      inner_to = inner_from;
+
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t column = p * nr;
+      g.width = b_.panel_width(p);
+      g.n = std::min(nr, b_.n - column);
+      const int8_t* panel = b_.panels + p * b_.panel_stride;
+      const void* weights = panel;
+      if (expands) {
+        kernels_.gemm->expand_b(panel, b_.groups * info_.kr * g.width, expanded);
+        weights = expanded;
+      }
+      g.b_expanded = expands;
+      const int64_t b_bytes = expands ? 2 : 1;
+      const int64_t segment_values = w_.segment_length() * g.width;
+      g.multiplier = y_.c.multiplier ? y_.c.multiplier + column : nullptr;
+      g.bias = y_.c.bias_f32 ? y_.c.bias_f32 + column : nullptr;
+      g.b_prefetch = streams ? 16384 : 0;
+      alignas(64) int32_t start[kMostColumns];
+      // One run of the micro-kernel: `m` output pixels from (row, ox) on, these taps.
+      const auto run = [&](int64_t row, int64_t ox, int64_t m, Taps ky, Taps kx) {
+        g.m = m;
+        g.segments = ky.to - ky.from;
+        const int64_t skipped = kx.from * w_.channels();
+        g.a = window + (row * row_ + (ox - block.left) * pixel_ + ky.from * g.pitch + skipped) *
+                           info_.a_bytes;
+        g.b = static_cast<const char*>(weights) +
+              (ky.from * segment_values + skipped * g.width) * b_bytes;
+        g.c = y + (row * y_.row_stride + ox * y_.pixel_stride + column) * value_bytes;
+        kernels_.gemm->run(g);
+        g.b_prefetch = 0;
+      };
+
+      const Taps every_row{0, g_.kernel_h}, every_column{0, g_.kernel_w};
+      Taps last = {-1, -1};
+      g.lda = pixel_;
+      g.ldc = y_.pixel_stride;
+      g.segment_length = segment_length_;
+      g.b_skip = 0;
+      for (int64_t row = 0; row < rows && inner_from < inner_to; ++row) {
+        const Taps ky = taps_inside((from + row) * g_.stride_h - g_.pad_top, g_.dilation_h,
+                                    g_.kernel_h, g_.in_h);
+        if (ky.from != last.from || ky.to != last.to)
+          g.col_init = column_start(ky, every_column, column, start);
+        last = ky;
+        run(row, inner_from, inner_to - inner_from, ky, every_column);
+      }
+      g.lda = row_;
+      g.ldc = y_.row_stride;
+      for (int64_t ox = block.left; ox < block.right; ++ox) {
+        if (ox == inner_from && inner_from < inner_to) ox = inner_to;
+        if (ox == block.right) break;
+        Taps kx = every_column;
+        if (clips_columns_) {
+          kx = taps_inside(ox * g_.stride_w - g_.pad_left, g_.dilation_w, g_.kernel_w, g_.in_w);
+          g.segment_length = (kx.to - kx.from) * w_.channels();
+          g.b_skip = segment_values - g.segment_length * g.width;
+        }
+        g.col_init = column_start(every_row, kx, column, start);
+        run(0, ox, rows, every_row, kx);
+      }
+    }
+    if (y_.finish) {
+      const int64_t first = p0 * nr, end = std::min(b_.n, p1 * nr);
+      y_.finish->run(y_.finish->context, image, from, to, first, end);
+    }
+  }
+
+ private:
+  // Stored bytes of the largest panel that is worth widening as a whole.
+  static constexpr int64_t kExpandedPanel = 1 << 14;
+
+  GemmOutput output() const {
+    switch (y_.c.type) {
+      case GemmC::Type::kF32:
+        return GemmOutput::kF32;
+      case GemmC::Type::kU8:
+        return GemmOutput::kU8;
+      case GemmC::Type::kS8:
+        return GemmOutput::kS8;
+      default:
+        return GemmOutput::kS32;
+    }
+  }
+
+  // Where the accumulators of one panel start if these taps alone are summed.
+  const int32_t* column_start(Taps ky, Taps kx, int64_t column, int32_t* out) const {
+    const int32_t* all = col_start_ + column;
+    const bool is_all =
+        ky.from == 0 && ky.to == g_.kernel_h && kx.from == 0 && kx.to == g_.kernel_w;
+    if (is_all || zero_ == 0) return all;
+    const int64_t width = std::min<int64_t>(info_.nr, b_.padded_n - column);
+    std::memcpy(out, all, static_cast<size_t>(width) * sizeof(int32_t));
+    const auto zero = static_cast<uint32_t>(zero_);
+    for (int64_t i = 0; i < g_.kernel_h; ++i) {
+      for (int64_t j = 0; j < g_.kernel_w; ++j) {
+        if (i >= ky.from && i < ky.to && j >= kx.from && j < kx.to) continue;
+        const int32_t* sum = w_.tap_sum(i, j) + column;
+        for (int64_t n = 0; n < width; ++n)
+          out[n] = static_cast<int32_t>(static_cast<uint32_t>(out[n]) +
+                                        zero * static_cast<uint32_t>(sum[n]));
+      }
+    }
+    return out;
+  }
+
+  // The window of a block.
+  void fill(int64_t image, const Block& block, char* memory) const {
+    const int64_t from = block.from, rows = window_rows(block.to - from);
+    const int64_t width = window_columns(block.right - block.left);
+    const int64_t padding = g_.pad_left - block.left * g_.stride_w;  // columns on the left
+    const uint8_t* source = x_.data + image * x_.image_stride;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t iy =
+          picks_rows_ ? (from + r) * g_.stride_h - g_.pad_top : from * g_.stride_h - g_.pad_top + r;
+      const bool inside = iy >= 0 && iy < g_.in_h;
+      const uint8_t* row = inside ? source + iy * x_.row_stride : nullptr;
+      char* out = memory + r * pitch_ * info_.a_bytes;
+      if (gathers_) {
+        for (int64_t ox = 0; ox < block.right - block.left; ++ox) {
+          for (int64_t j = 0; j < g_.kernel_w; ++j) {
+            const int64_t ix = ox * g_.stride_w - padding + j * g_.dilation_w;
+            char* at = out + (ox * g_.kernel_w + j) * w_.channels() * info_.a_bytes;
+            if (inside && ix >= 0 && ix < g_.in_w)
+              copy_pixels(at, row + ix * x_.pixel_stride, 1);
+            else
+              pad_pixels(at, 1);
+          }
+        }
+        continue;
+      }
+      const int64_t first = std::clamp<int64_t>(padding, 0, width);
+      const int64_t last = inside ? std::clamp<int64_t>(g_.in_w + padding, first, width) : first;
+      const int64_t bytes = w_.channels() * info_.a_bytes;
+      if (inside && last > first)
+        copy_pixels(out + first * bytes, row + (first - padding) * x_.pixel_stride, last - first);
+      pad_pixels(out, first);
+      pad_pixels(out + last * bytes, width - last);
+    }
+  }
+
+  // May write zeros up to a k-group beyond.
+  void copy_pixels(char* out, const uint8_t* in, int64_t pixels) const {
+    int64_t length = w_.channels();
+    int64_t stride = x_.pixel_stride;
+    if (stride == length) {
+      length *= pixels;
+      stride = length;
+      pixels = 1;
+    }
+    if (widens_) {
+      kernels_.gemm->prepare_a(in, stride, pixels, length, x_.is_signed, out, length);
+      return;
+    }
+    auto* bytes = reinterpret_cast<uint8_t*>(out);
+    if (copy_flip_) {
+      for (int64_t i = 0; i < pixels; ++i) {
+        for (int64_t c = 0; c < length; ++c)
+          bytes[i * length + c] = in[i * stride + c] ^ copy_flip_;
+      }
+    } else if (pixels == 1) {
+      std::memcpy(bytes, in, static_cast<size_t>(length));
+    } else {
+      for (int64_t i = 0; i < pixels; ++i) copy_bytes(bytes + i * length, in + i * stride, length);
+    }
+  }
+
+  void pad_pixels(char* out, int64_t pixels) const {
+    const int64_t values = pixels * w_.channels();
+    if (values <= 0) return;
+    if (widens_)
+      std::fill_n(reinterpret_cast<int16_t*>(out), values, static_cast<int16_t>(x_.zero_point));
+    else
+      std::memset(out, static_cast<uint8_t>(x_.zero_point) ^ copy_flip_,
+                  static_cast<size_t>(values));
+  }
+
+  const ConvWeights& w_;
+  const PackedB& b_;
+  const ConvGeometry& g_;
+  const ConvX& x_;
+  const ConvY& y_;
+  const int32_t* col_start_;
+  const KernelTable& kernels_;
+  const InfoKernels& info_;
+  bool widens_, copies_, gathers_, picks_rows_, clips_columns_;
+  uint8_t flip_, copy_flip_ = 0;
+  // In values: between output pixels, between output rows, between rows of the window.
+  int64_t pixel_, row_, pitch_;
+  int64_t window_w_ = 0, segment_length_;
+  int64_t inner_from_, inner_to_;
+  int32_t zero_;
+};
+
+// All taps of a few output pixels as rows of a matrix, for the matrix product.
+bool conv_gathered(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
+                   const int32_t* col_start, int threads) {
+  const PackedB& b = w.packed();
+  const int64_t row_bytes = round_up(b.k, 64);
+  const bool is_byte = y.c.type == GemmC::Type::kU8 || y.c.type == GemmC::Type::kS8;
+  const int64_t value_bytes = is_byte ? 1 : static_cast<int64_t>(sizeof(int32_t));
+  std::atomic<bool> fits{true};
+  parallel_for(static_cast<int>(g.batch * g.out_h), threads, [&](int task) {
+    const int64_t image = task / g.out_h, oy = task % g.out_h;
+    auto* rows = static_cast<uint8_t*>(
+        scratch(ScratchSlot::kWindow, static_cast<size_t>(kGatheredPixels * row_bytes)));
+    for (int64_t first = 0; first < g.out_w; first += kGatheredPixels) {
+      const int64_t m = std::min(kGatheredPixels, g.out_w - first);
+      std::memset(rows, static_cast<uint8_t>(x.zero_point), static_cast<size_t>(m * row_bytes));
+      for (int64_t i = 0; i < g.kernel_h; ++i) {
+        const int64_t iy = oy * g.stride_h - g.pad_top + i * g.dilation_h;
+        for (int64_t j = 0; j < g.kernel_w && iy >= 0 && iy < g.in_h; ++j) {
+          for (int64_t r = 0; r < m; ++r) {
+            const int64_t ix = (first + r) * g.stride_w - g.pad_left + j * g.dilation_w;
+            if (ix < 0 || ix >= g.in_w) continue;
+            copy_bytes(rows + r * row_bytes + i * w.segment_length() + j * w.channels(),
+                       x.data + image * x.image_stride + iy * x.row_stride + ix * x.pixel_stride,
+                       w.channels());
+          }
+        }
+      }
+      GemmA a{};
+      a.kind = GemmA::Kind::kBytes;
+      a.data = rows;
+      a.m = m;
+      a.row_stride = row_bytes;
+      a.k_stride = 1;
+      a.is_signed = x.is_signed;
+      a.zero_point = &x.zero_point;
+      GemmC c = y.c;
+      c.ldc = y.pixel_stride;
+      c.data = static_cast<char*>(y.c.data) +
+               (image * y.image_stride + oy * y.row_stride + first * y.pixel_stride) * value_bytes;
+      if (!gemm(a, b, c, col_start, 1)) fits.store(false, std::memory_order_relaxed);
+    }
+    if (y.finish) y.finish->run(y.finish->context, image, oy, oy + 1, 0, b.n);
+  });
+  return fits.load();
+}
+
+// Images seen so that the micro-kernel's rows are long: rows are images of their own where the
+// kernel is one high; a single column, or dilated kernel columns of a single row, are turned.
+ConvGeometry turned(ConvGeometry g, ConvX& x, ConvY& y) {
+  const bool rows_alone = g.kernel_h == 1 && g.stride_h == 1 && g.pad_top == 0 && g.in_h == g.out_h;
+  if (g.dilation_w > 1 && g.kernel_w > 1 && rows_alone && !y.finish &&
+      (g.in_h == 1 || (g.batch == 1 || (x.image_stride == g.in_h * x.row_stride &&
+                                        y.image_stride == g.out_h * y.row_stride)))) {
+    if (g.in_h > 1) {
+      g.batch *= g.in_h;
+      x.image_stride = x.row_stride;
+      y.image_stride = y.row_stride;
+    }
+    x.row_stride = x.pixel_stride;
+    y.row_stride = y.pixel_stride;
+    g.in_h = g.in_w;
+    g.out_h = g.out_w;
+    g.in_w = g.out_w = 1;
+    std::swap(g.kernel_h, g.kernel_w);
+    std::swap(g.stride_h, g.stride_w);
+    std::swap(g.pad_top, g.pad_left);
+    std::swap(g.dilation_h, g.dilation_w);
+  }
+  return g;
+}
+
+}  // namespace
+
+ConvWeights::ConvWeights(const KernelTable& table, const Codes& w, int64_t out_c, int64_t channels,
+                         int64_t kernel_h, int64_t kernel_w, int64_t groups, int threads)
+    : channels_(channels),
+      kernel_h_(kernel_h),
+      kernel_w_(kernel_w),
+      segment_length_(round_up(kernel_w * channels, table.info->kr)),
+      packed_([&] {
+        const uint8_t zero = w.is_signed ? 0 : 128;
+        std::vector<uint8_t> matrix(static_cast<size_t>(kernel_h * segment_length_ * out_c + 1),
+                                    zero);  // never null
+        const int64_t group_c = channels / groups, group_n = out_c / groups;
+        for (int64_t n = 0; n < out_c; ++n) {
+          for (int64_t c = 0; c < group_c; ++c) {
+            for (int64_t i = 0; i < kernel_h; ++i) {
+              for (int64_t j = 0; j < kernel_w; ++j) {
+                const int64_t k = i * segment_length_ + j * channels + n / group_n * group_c + c;
+                matrix[static_cast<size_t>(k * out_c + n)] =
+                    w.data[n * w.strides[0] + c * w.strides[1] + i * w.strides[2] +
+                           j * w.strides[3]];
+              }
+            }
+          }
+        }
+        return OwnedPackedB(
+            table,
+            ByteMatrix{matrix.data(), kernel_h * segment_length_, out_c, out_c, 1, w.is_signed},
+            threads);
+      }()) {
+  const PackedB& b = packed();
+  tap_sums_.assign(static_cast<size_t>(kernel_h * kernel_w * b.padded_n), 0);
+  std::vector<uint8_t> matrix(static_cast<size_t>(b.k * b.n + 1));
+  octavo::unpack(b, matrix.data(), b.n, 1);
+  const uint8_t flip = b.flip();
+  for (int64_t i = 0; i < kernel_h; ++i) {
+    for (int64_t j = 0; j < kernel_w; ++j) {
+      int32_t* sums = tap_sums_.data() + (i * kernel_w + j) * b.padded_n;
+      for (int64_t c = 0; c < channels; ++c) {
+        const uint8_t* row = matrix.data() + (i * segment_length_ + j * channels + c) * b.n;
+        for (int64_t n = 0; n < b.n; ++n) sums[n] += static_cast<int8_t>(row[n] ^ flip);
+      }
+    }
+  }
+}
+
+void ConvWeights::unpack(uint8_t* w, const int64_t (&strides)[4], int64_t groups) const {
+  const PackedB& b = packed();
+  std::vector<uint8_t> matrix(static_cast<size_t>(b.k * b.n + 1));
+  octavo::unpack(b, matrix.data(), b.n, 1);
+  const int64_t group_c = channels_ / groups, group_n = b.n / groups;
+  for (int64_t n = 0; n < b.n; ++n) {
+    for (int64_t c = 0; c < group_c; ++c) {
+      for (int64_t i = 0; i < kernel_h_; ++i) {
+        for (int64_t j = 0; j < kernel_w_; ++j) {
+          const int64_t k = i * segment_length_ + j * channels_ + n / group_n * group_c + c;
+          w[n * strides[0] + c * strides[1] + i * strides[2] + j * strides[3]] =
+              matrix[static_cast<size_t>(k * b.n + n)];
+        }
+      }
+    }
+  }
+}
+
+bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input,
+          const ConvY& output, const int32_t* col_start, int threads) noexcept {
+  ConvX x = input;
+  ConvY y = output;
+  const ConvGeometry g = turned(geometry, x, y);
+  const PackedB& b = w.packed();
+  if (g.batch <= 0 || g.out_h <= 0 || g.out_w <= 0 || b.n <= 0) return true;
+  const int64_t macs = g.batch * g.out_h * g.out_w * std::max<int64_t>(b.k, 1) * b.n;
+  threads = threads_worth(*b.table, macs, threads);
+  const int64_t pixels = g.batch * g.out_h * g.out_w;
+
+  constexpr int64_t kInt32 = int64_t{1} << 31;
+  if (y.c.b_zero_point || b.k == 0 || 255 * 255 * b.k + y.c.max_abs_bias >= kInt32) {
+    note_kernel(*b.table, "gemm_u8s8s32", "all taps gathered", pixels, b.n, b.k, threads);
+    return conv_gathered(w, g, x, y, col_start, threads);
+  }
+  const bool is_product =
+      g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
+      g.pad_left == 0 && g.in_h == g.out_h && g.in_w == g.out_w && b.k == w.channels() &&
+      !y.finish && x.row_stride == g.in_w * x.pixel_stride &&
+      y.row_stride == g.out_w * y.pixel_stride &&
+      (g.batch == 1 ||
+       (x.image_stride == g.in_h * x.row_stride && y.image_stride == g.out_h * y.row_stride));
+  if (is_product) {
+    GemmA a{};
+    a.kind = GemmA::Kind::kBytes;
+    a.data = x.data;
+    a.m = pixels;
+    a.row_stride = x.pixel_stride;
+    a.k_stride = 1;
+    a.is_signed = x.is_signed;
+    a.zero_point = &x.zero_point;
+    GemmC c = y.c;
+    c.ldc = y.pixel_stride;
+    return gemm(a, b, c, col_start, threads);
+  }
+  if (!col_start) {
+    auto* start = static_cast<int32_t*>(
+        scratch(ScratchSlot::kColumns, static_cast<size_t>(b.padded_n) * sizeof(int32_t)));
+    column_start(b, stored_a_zero_point(*b.table, x.is_signed, x.zero_point), y.c.bias_s32, start);
+    col_start = start;
+  }
+
+  // Images and blocks of rows are shared out (of columns, where rows are long and few); panels too,
+  // where weights outweigh the images.
+  const int64_t across = y.finish ? 1 : ceil_div(g.out_w, kBlockColumns);
+  const Conv conv(w, g, x, y, col_start, ceil_div(g.out_w, across));
+  int64_t chunks = ceil_div(g.out_h, conv.chunk_rows());
+  int64_t parts = 1;
+  const int64_t panels = b.panel_count();
+  if (g.batch * chunks * across < int64_t{2} * threads && threads > 1) {
+    const bool heavy = static_cast<int64_t>(panel_bytes(b)) > conv.window_bytes(g.out_h);
+    if (panels >= threads && (heavy || g.out_h < int64_t{4} * threads))
+      parts = std::min<int64_t>(panels, ceil_div(int64_t{2} * threads, g.batch * chunks * across));
+    else
+      chunks = std::min(g.out_h, round_up(std::max<int64_t>(chunks, threads), threads));
+  }
+  note_kernel(*b.table, "gemm_u8s8s32", conv.copies() ? "windows of padded rows" : "rows in place",
+              pixels, b.n, b.k, threads);
+  parallel_for(static_cast<int>(g.batch * chunks * across * parts), threads, [&](int task) {
+    int64_t at = task;
+    const auto next = [&at](int64_t count) {
+      const int64_t i = at % count;
+      at /= count;
+      return i;
+    };
+    const int64_t part = next(parts), column = next(across), chunk = next(chunks), image = at;
+    const Conv::Block block = {g.out_h * chunk / chunks, g.out_h * (chunk + 1) / chunks,
+                               g.out_w * column / across, g.out_w * (column + 1) / across};
+    conv.compute(image, block, panels * part / parts, panels * (part + 1) / parts);
+  });
+  return true;
+}
+
+}  // namespace octavo
