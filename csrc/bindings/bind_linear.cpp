@@ -1,11 +1,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cmath>
-#include <limits>
 #include <memory>
 
 #include "bindings/context.h"
+#include "bindings/epilogue_arguments.h"
 #include "bindings/fastcall.h"
 #include "bindings/ndarray.h"
 #include "bindings/register.h"
@@ -13,44 +12,6 @@
 
 namespace octavo {
 namespace {
-
-void check_scale(float value, const char* name) {
-  if (!(value > 0.0f) || std::isinf(value))
-    raise_value(name, " must be positive and finite, got ", value);
-}
-
-void check_code(int32_t value, Type type, const char* name) {
-  const int32_t least = type == Type::kInt8 ? -128 : 0;
-  if (value < least || value > least + 255)
-    raise_value(name, " must be in [", least, ", ", least + 255, "] for ", type_name(type),
-                ", got ", value);
-}
-
-LinearSpec::Output output_of(Type type) {
-  switch (type) {
-    case Type::kInt32:
-      return LinearSpec::Output::kS32;
-    case Type::kUInt8:
-      return LinearSpec::Output::kU8;
-    case Type::kInt8:
-      return LinearSpec::Output::kS8;
-    default:
-      return LinearSpec::Output::kF32;
-  }
-}
-
-Type type_of(LinearSpec::Output output) {
-  switch (output) {
-    case LinearSpec::Output::kS32:
-      return Type::kInt32;
-    case LinearSpec::Output::kU8:
-      return Type::kUInt8;
-    case LinearSpec::Output::kS8:
-      return Type::kInt8;
-    default:
-      return Type::kFloat32;
-  }
-}
 
 std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_scale,
                                     const py::object& w_zero_point, const py::object& bias,
@@ -75,71 +36,12 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
             view.strides[1],
             w_type == Type::kInt8};
 
-  const Parameter<float> scale = float_parameter(w_scale.ptr(), "w_scale");
-  check_length(scale.size(), n, "w_scale", "one an output feature");
-  for (float value : scale) check_scale(value, "w_scale");
-  spec.w_scale = scale.data();
-  spec.w_scale_count = static_cast<int64_t>(scale.size());
-  Parameter<int32_t> zero(0);
-  if (!w_zero_point.is_none()) zero = int_parameter(w_zero_point.ptr(), "w_zero_point");
-  check_length(zero.size(), n, "w_zero_point", "one an output feature");
-  for (int32_t value : zero) check_code(value, w_type, "w_zero_point");
-  spec.w_zero_point = zero.data();
-  spec.w_zero_point_count = static_cast<int64_t>(zero.size());
-
-  spec.is_dynamic = x_scale.is_none();
-  if (!spec.is_dynamic) {
-    const Type x_type =
-        x_dtype.is_none() ? Type::kUInt8 : parse_dtype(x_dtype.ptr(), {Type::kUInt8, Type::kInt8});
-    spec.x_scale = one_float(x_scale.ptr(), "x_scale");
-    check_scale(spec.x_scale, "x_scale");
-    spec.x_is_signed = x_type == Type::kInt8;
-    spec.x_zero_point = x_zero_point;
-    check_code(spec.x_zero_point, x_type, "x_zero_point");
-  }
-
-  const Type out_type =
-      parse_dtype(out_dtype.ptr(), {Type::kFloat32, Type::kInt32, Type::kUInt8, Type::kInt8});
-  spec.output = output_of(out_type);
-  if (spec.is_dynamic && out_type == Type::kInt32)
-    raise_value("an int32 result needs x_scale: dynamic rows have no common scale");
-  if (out_type == Type::kUInt8 || out_type == Type::kInt8) {
-    if (out_scale.is_none())
-      raise_value("a result of dtype ", type_name(out_type), " needs out_scale");
-    spec.out_scale = one_float(out_scale.ptr(), "out_scale");
-    check_scale(spec.out_scale, "out_scale");
-    spec.out_zero_point = out_zero_point;
-    check_code(spec.out_zero_point, out_type, "out_zero_point");
-  }
-
-  Parameter<float> bias_f32;
-  Parameter<int32_t> bias_s32;
-  if (!bias.is_none()) {
-    const ArrayView b = view_of(bias.ptr(), "bias");
-    const Type type = type_of(b);
-    if (type != Type::kFloat32 && type != Type::kInt32)
-      raise_type("bias must be float32 or int32, got ", dtype_name(b));
-    if (b.ndim != 1 || b.shape[0] != n)
-      raise_value("bias has shape ", shape_text(b.shape, b.ndim), ", expected ", shape_text({n}));
-    if (type == Type::kFloat32) {
-      bias_f32 = float_parameter(bias.ptr(), "bias");
-      for (float value : bias_f32) {
-        if (!std::isfinite(value)) raise_value("bias must be finite, got ", value);
-      }
-      spec.bias_f32 = bias_f32.data();
-    } else {
-      if (spec.is_dynamic) raise_type("an int32 bias needs x_scale: it is at x_scale * w_scale");
-      bias_s32 = int_parameter(bias.ptr(), "bias");
-      spec.bias_s32 = bias_s32.data();
-    }
-  }
-
-  spec.activate = !lo.is_none() || !hi.is_none();
-  spec.lo = lo.is_none() ? -std::numeric_limits<float>::infinity() : one_float(lo.ptr(), "lo");
-  spec.hi = hi.is_none() ? std::numeric_limits<float>::infinity() : one_float(hi.ptr(), "hi");
-  if (spec.activate && !(spec.lo <= spec.hi))
-    raise_value("an activation must clip to lo <= hi, got (", spec.lo, ", ", spec.hi, ")");
-  if (spec.activate && out_type == Type::kInt32) raise_value("an int32 result takes no activation");
+  const EpilogueArguments arguments({w_scale, w_zero_point, bias, x_scale, x_dtype, out_dtype,
+                                     out_scale, lo, hi, x_zero_point, out_zero_point},
+                                    n, w_type, "output feature");
+  spec.epilogue = arguments.spec;
+  spec.x_is_signed = arguments.x_is_signed;
+  spec.x_zero_point = arguments.x_zero_point;
   const CallContext context = call_context();
   const NativeScope scope(view.size() * NativeScope::kMacsPerValue);
   return Linear::prepare(spec, *context.table, context.threads);

@@ -6,32 +6,15 @@
 #include <memory>
 #include <vector>
 
-#include "drivers/gemm.h"
+#include "ops/epilogue.h"
 
 namespace octavo {
 
 struct LinearSpec {
-  enum class Output { kF32, kS32, kU8, kS8 };
-
   ByteMatrix w;  // out_features x in_features
-  const float* w_scale;
-  int64_t w_scale_count;  // 1 or out_features
-  const int32_t* w_zero_point;
-  int64_t w_zero_point_count;
-  const float* bias_f32;    // null: none
-  const int32_t* bias_s32;  // null: none; at x_scale * w_scale
-
-  bool is_dynamic;  // x is float32, quantized row by row
-  float x_scale;
+  EpilogueSpec epilogue;
   int32_t x_zero_point;
   bool x_is_signed;
-
-  Output output;
-  float out_scale;
-  int32_t out_zero_point;
-
-  bool activate;
-  float lo, hi;  // in real units
 };
 
 struct LinearInput {
@@ -55,7 +38,7 @@ class Linear {
   int64_t out_features() const { return weights_.cols(); }
   bool is_dynamic() const { return is_dynamic_; }
   bool x_is_signed() const { return x_is_signed_; }
-  LinearSpec::Output output() const { return output_; }
+  OutputKind output() const { return epilogue_.output(); }
   const PackedMatrix& weights() const { return weights_; }
   size_t nbytes() const;
 
@@ -70,14 +53,10 @@ class Linear {
   };
 
   PackedMatrix weights_;  // as in_features x out_features
-  bool is_dynamic_, x_is_signed_, activate_;
-  LinearSpec::Output output_;
-  float x_scale_, out_scale_, lo_, hi_;
-  int32_t x_zero_point_, out_zero_point_;
-  // Over columns, padded for every table; empty: none.
-  std::vector<int32_t> bias_s32_, w_zero_point_;
-  std::vector<float> multiplier_, bias_f32_;
-  int64_t max_abs_bias_ = 0;
+  Epilogue epilogue_;
+  bool is_dynamic_, x_is_signed_;
+  float x_scale_;
+  int32_t x_zero_point_;
   PerTable<Start> start_;
 };
 
