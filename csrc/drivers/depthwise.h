@@ -1,0 +1,54 @@
+// Depthwise convolution of 8-bit images: each output channel sees one input channel.
+//
+//   for each image, slab of channels, chunk of output rows, tile of columns
+//     the rows that are read are copied once into a window that stays in L1 or L2: padded, turned
+//     to the signedness that the kernel reads, columns of a stride in planes, channels repeated
+//     for a depth multiplier
+//     for each block of channels the kernel runs over all pixels of the tile
+//
+// Where channels come in whole blocks (or nearly), a slab is a few blocks of them, so that every
+// load is aligned and maps of few pixels are shared out too. Else an output row is one run of
+// width * channels values, cut into blocks that begin at any channel: 24 channels waste nothing.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "drivers/conv_geometry.h"
+#include "kernels/table.h"
+#include "runtime/aligned_buffer.h"
+
+namespace octavo {
+
+// Weights of a depthwise convolution, packed for one table. Output channel c reads input channel
+// c / multiplier.
+class DepthwiseWeights {
+ public:
+  // w: [out_c][kernel_h][kernel_w] codes. zero_point: null (zeros), or out_c values of the stored
+  // codes: int8 as they are, uint8 less 128.
+  DepthwiseWeights(const KernelTable& table, const uint8_t* w, bool is_signed, int64_t out_c,
+                   int64_t multiplier, int64_t kernel_h, int64_t kernel_w,
+                   const int32_t* zero_point);
+
+  // The codes as they were given.
+  void unpack(uint8_t* w) const;
+  size_t nbytes() const;
+
+  const KernelTable* table;
+  bool is_signed;
+  int64_t out_c, multiplier, kernel_h, kernel_w;
+
+  // Packed as kernels/depthwise.h draws it.
+  AlignedBuffer weights;
+  int64_t groups;
+  std::vector<int64_t> taps;        // of each slot: kernel position, or -1
+  std::vector<int32_t> sums;        // of each channel's weights
+  std::vector<int32_t> zero_point;  // empty: zeros
+};
+
+// Geometry's in_c and out_c, kernel_h and kernel_w are those of the weights. Of y.c, type is not
+// kS64, arrays over channels hold out_c values, and b_zero_point is not read: the weights know it.
+void depthwise(const DepthwiseWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
+               int threads) noexcept;
+
+}  // namespace octavo
