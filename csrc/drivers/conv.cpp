@@ -68,6 +68,7 @@ class Conv {
         kernels_(*b_.table),
         info_(*b_.table->info) {
     const int64_t channels = w.channels();
+    segment_ = round_up(g.kernel_w * channels, info_.kr);
     widens_ = info_.a_bytes == 2;
     flip_ = !widens_ && x.is_signed != info_.a_signed ? 0x80 : 0;
     if (!info_.flips) std::swap(flip_, copy_flip_);
@@ -91,7 +92,7 @@ class Conv {
       pitch_ = round_up(window_w_ * channels, 64);
       // Rows a multiple of 4 kB apart would share a set of L1.
       if (pitch_ * info_.a_bytes % 4096 == 0) pitch_ += 64;
-      segment_length_ = w.segment_length();
+      segment_length_ = segment_;
     } else {
       pixel_ = g.stride_w * x.pixel_stride;
       pitch_ = x.row_stride;
@@ -200,7 +201,7 @@ class Conv {
       }
       g.b_expanded = expands;
       const int64_t b_bytes = expands ? 2 : 1;
-      const int64_t segment_values = w_.segment_length() * g.width;
+      const int64_t segment_values = segment_ * g.width;
       g.multiplier = y_.c.multiplier ? y_.c.multiplier + column : nullptr;
       g.bias = y_.c.bias_f32 ? y_.c.bias_f32 + column : nullptr;
       g.b_prefetch = streams ? 16384 : 0;
@@ -283,7 +284,7 @@ class Conv {
     for (int64_t i = 0; i < g_.kernel_h; ++i) {
       for (int64_t j = 0; j < g_.kernel_w; ++j) {
         if (i >= ky.from && i < ky.to && j >= kx.from && j < kx.to) continue;
-        const int32_t* sum = w_.tap_sum(i, j) + column;
+        const int32_t* sum = w_.tap_sum(i * g_.kernel_w + j) + column;
         for (int64_t n = 0; n < width; ++n)
           out[n] = static_cast<int32_t>(static_cast<uint32_t>(out[n]) +
                                         zero * static_cast<uint32_t>(sum[n]));
@@ -375,6 +376,7 @@ class Conv {
   uint8_t flip_, copy_flip_ = 0;
   // In values: between output pixels, between output rows, between rows of the window.
   int64_t pixel_, row_, pitch_;
+  int64_t segment_;  // one kernel row of packed weights
   int64_t window_w_ = 0, segment_length_;
   int64_t inner_from_, inner_to_;
   int32_t zero_;
@@ -426,11 +428,12 @@ bool conv_gathered(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, 
   return fits.load();
 }
 
-// Images seen so that the micro-kernel's rows are long: rows are images of their own where the
-// kernel is one high; a single column, or dilated kernel columns of a single row, are turned.
-ConvGeometry turned(ConvGeometry g, ConvX& x, ConvY& y) {
+// Dilated kernels one high run down a column instead of along a row, each tap a segment of its own:
+// nothing is gathered then.
+void turn(ConvGeometry& g, const PackedB& b, ConvX& x, ConvY& y) {
   const bool rows_alone = g.kernel_h == 1 && g.stride_h == 1 && g.pad_top == 0 && g.in_h == g.out_h;
-  if (g.dilation_w > 1 && g.kernel_w > 1 && rows_alone && !y.finish &&
+  const bool is_whole = g.in_c % b.table->info->kr == 0;  // each tap begins a k-group
+  if (g.dilation_w > 1 && g.kernel_w > 1 && rows_alone && is_whole && !y.finish &&
       (g.in_h == 1 || (g.batch == 1 || (x.image_stride == g.in_h * x.row_stride &&
                                         y.image_stride == g.out_h * y.row_stride)))) {
     if (g.in_h > 1) {
@@ -448,7 +451,6 @@ ConvGeometry turned(ConvGeometry g, ConvX& x, ConvY& y) {
     std::swap(g.pad_top, g.pad_left);
     std::swap(g.dilation_h, g.dilation_w);
   }
-  return g;
 }
 
 }  // namespace
@@ -519,18 +521,18 @@ bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input
           const ConvY& output, const int32_t* col_start, int threads) noexcept {
   ConvX x = input;
   ConvY y = output;
-  const ConvGeometry g = turned(geometry, x, y);
   const PackedB& b = w.packed();
-  if (g.batch <= 0 || g.out_h <= 0 || g.out_w <= 0 || b.n <= 0) return true;
-  const int64_t macs = g.batch * g.out_h * g.out_w * std::max<int64_t>(b.k, 1) * b.n;
-  threads = threads_worth(*b.table, macs, threads);
+  ConvGeometry g = geometry;
   const int64_t pixels = g.batch * g.out_h * g.out_w;
+  if (pixels <= 0 || b.n <= 0) return true;
+  threads = threads_worth(*b.table, pixels * std::max<int64_t>(b.k, 1) * b.n, threads);
 
   constexpr int64_t kInt32 = int64_t{1} << 31;
   if (y.c.b_zero_point || b.k == 0 || 255 * 255 * b.k + y.c.max_abs_bias >= kInt32) {
     note_kernel(*b.table, "gemm_u8s8s32", "all taps gathered", pixels, b.n, b.k, threads);
     return conv_gathered(w, g, x, y, col_start, threads);
   }
+  turn(g, b, x, y);
   const bool is_product =
       g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
       g.pad_left == 0 && g.in_h == g.out_h && g.in_w == g.out_w && b.k == w.channels() &&

@@ -43,10 +43,8 @@ class ConvWeights {
   int64_t kernel_h() const { return kernel_h_; }
   int64_t kernel_w() const { return kernel_w_; }
   int64_t segment_length() const { return segment_length_; }  // padded
-  // padded_n sums over the channels of one tap.
-  const int32_t* tap_sum(int64_t i, int64_t j) const {
-    return tap_sums_.data() + (i * kernel_w_ + j) * packed().padded_n;
-  }
+  // padded_n sums over the channels of one tap; taps are counted row by row.
+  const int32_t* tap_sum(int64_t tap) const { return tap_sums_.data() + tap * packed().padded_n; }
   size_t nbytes() const { return packed_.nbytes() + tap_sums_.size() * sizeof(int32_t); }
   // The inverse of the constructor, zeros between groups left out.
   void unpack(uint8_t* w, const int64_t (&strides)[4], int64_t groups) const;
