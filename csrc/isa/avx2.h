@@ -3,6 +3,7 @@
 // read or, where several tiles share a panel, once a panel.
 #pragma once
 
+#include "isa/x86_bytes256.h"
 #include "isa/x86_vec256.h"
 
 namespace octavo {
@@ -13,6 +14,7 @@ struct Isa {
   static constexpr uint32_t kRequired = kAvx2 | kFma | kF16c;
   static constexpr bool kTestOnly = false;
   using Vector = Vector256;
+  using Bytes = Bytes256;
 
   struct U8S8 : Tile256 {
     static constexpr int kKr = 2;

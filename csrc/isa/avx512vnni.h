@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "isa/x86_bytes512.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
 
@@ -135,6 +136,7 @@ struct Isa {
       kAvx2 | kFma | kF16c | kAvx512F | kAvx512Bw | kAvx512Dq | kAvx512Vl | kAvx512Vnni;
   static constexpr bool kTestOnly = false;
   using Vector = Vector512;
+  using Bytes = Bytes512;
 
   struct U8S8 : RowAccumulators<Vector512> {
     static constexpr int kKr = 4;

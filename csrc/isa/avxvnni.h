@@ -2,6 +2,7 @@
 // and no flip: A comes as uint8.
 #pragma once
 
+#include "isa/x86_bytes256.h"
 #include "isa/x86_vec256.h"
 
 namespace octavo {
@@ -12,6 +13,7 @@ struct Isa {
   static constexpr uint32_t kRequired = kAvx2 | kFma | kF16c | kAvxVnni;
   static constexpr bool kTestOnly = false;
   using Vector = Vector256;
+  using Bytes = Bytes256;
 
   struct U8S8 : Tile256 {
     static constexpr int kKr = 4;

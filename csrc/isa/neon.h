@@ -3,6 +3,7 @@
 // comes out as -32768. Products in flight take registers too: larger tiles than 4 x 16 spill.
 #pragma once
 
+#include "isa/neon_bytes128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -13,6 +14,7 @@ struct Isa {
   static constexpr uint32_t kRequired = kNeon;
   static constexpr bool kTestOnly = false;
   using Vector = Vector128;
+  using Bytes = Bytes128;
 
   struct U8S8 : Tile128 {
     static constexpr int kKr = 2;

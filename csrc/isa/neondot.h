@@ -2,6 +2,7 @@
 // vector pipes busy; GCC 12 spills at 6 x 16.
 #pragma once
 
+#include "isa/neon_bytes128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -12,6 +13,7 @@ struct Isa {
   static constexpr uint32_t kRequired = kNeon | kNeonDot;
   static constexpr bool kTestOnly = false;
   using Vector = Vector128;
+  using Bytes = Bytes128;
 
   struct U8S8 : Tile128 {
     static constexpr int kKr = 4;

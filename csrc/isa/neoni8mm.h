@@ -10,6 +10,7 @@
 // beats taller ones, and is the widest whose B vectors stay in registers.
 #pragma once
 
+#include "isa/neon_bytes128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -20,6 +21,7 @@ struct Isa {
   static constexpr uint32_t kRequired = kNeon | kNeonDot | kNeonI8mm;
   static constexpr bool kTestOnly = false;
   using Vector = Vector128;
+  using Bytes = Bytes128;
 
   struct U8S8 : Tile128 {
     static constexpr int kKr = 8;

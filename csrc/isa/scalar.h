@@ -1,7 +1,7 @@
 // The table for every CPU: plain C++, compiled for the baseline.
 #pragma once
 
-#include "isa/scalar_lanes.h"
+#include "isa/scalar_bytes.h"
 
 namespace octavo {
 namespace {
@@ -11,6 +11,7 @@ struct Isa {
   static constexpr uint32_t kRequired = 0;
   static constexpr bool kTestOnly = false;
   using Vector = ScalarVector<4>;
+  using Bytes = ScalarBytes<4>;
   struct U8S8 : ScalarTile<4, 4, false> {
     static constexpr int kMaxVectors = 4;
     static constexpr int kRows[] = {2, 2, 2, 2};

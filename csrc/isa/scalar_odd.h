@@ -1,7 +1,7 @@
 // A layout with odd sizes everywhere, to flush out assumptions. For tests; in no wheel.
 #pragma once
 
-#include "isa/scalar_lanes.h"
+#include "isa/scalar_bytes.h"
 
 namespace octavo {
 namespace {
@@ -11,6 +11,7 @@ struct Isa {
   static constexpr uint32_t kRequired = 0;
   static constexpr bool kTestOnly = true;
   using Vector = ScalarVector<3>;
+  using Bytes = ScalarBytes<3>;
   struct U8S8 : ScalarTile<3, 5, true> {
     static constexpr int kMaxVectors = 3;
     static constexpr int kRows[] = {7, 5, 3};

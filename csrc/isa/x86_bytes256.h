@@ -1,0 +1,75 @@
+// 32 bytes in AVX2.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "isa/shuffle_lookup.h"
+
+namespace octavo {
+namespace {
+
+struct Bytes256 {
+  static constexpr int kCount = 32;
+  using B = __m256i;
+  using F = __m256;
+  using I = __m256i;
+  using Lookup = ShuffleLookup<Bytes256>;
+
+  static OCTAVO_INLINE B load(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static OCTAVO_INLINE B load_part(const uint8_t* p, int64_t n) {
+    alignas(32) uint8_t bytes[32] = {};
+    for (int64_t i = 0; i < n; ++i) bytes[i] = p[i];
+    return load(bytes);
+  }
+  static OCTAVO_INLINE void store(uint8_t* p, B x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+  }
+  static OCTAVO_INLINE void store_part(uint8_t* p, B x, int64_t n) {
+    alignas(32) uint8_t bytes[32];
+    store(bytes, x);
+    for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
+  }
+  static OCTAVO_INLINE B set(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static OCTAVO_INLINE B exclusive_or(B a, B b) { return _mm256_xor_si256(a, b); }
+  static OCTAVO_INLINE B subtract_saturated(B a, B b) { return _mm256_subs_epi8(a, b); }
+  template <bool kSigned>
+  static OCTAVO_INLINE B min(B a, B b) {
+    return kSigned ? _mm256_min_epi8(a, b) : _mm256_min_epu8(a, b);
+  }
+  template <bool kSigned>
+  static OCTAVO_INLINE B max(B a, B b) {
+    return kSigned ? _mm256_max_epi8(a, b) : _mm256_max_epu8(a, b);
+  }
+  static OCTAVO_INLINE B repeat16(const uint8_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static OCTAVO_INLINE B shuffle16(B table, B x) { return _mm256_shuffle_epi8(table, x); }
+
+  // As x86_bytes512.h has them: bytes 4 v .. 4 v + 3 of each 128-bit lane make vector v.
+  static OCTAVO_INLINE F center(int32_t zero_point) {
+    return _mm256_set1_ps(0x1p23f + static_cast<float>(zero_point));
+  }
+  static OCTAVO_INLINE void centered(B x, F center, F (&y)[4]) {
+    const __m256i magic = _mm256_set1_epi32(0x4B000000);
+    const __m256i zeros = _mm256_set1_epi32(static_cast<int32_t>(0x80808000));
+    OCTAVO_UNROLL
+    for (int v = 0; v < 4; ++v) {
+      const int at = 4 * v;
+      const __m256i first =
+          _mm256_setr_epi32(at, at + 1, at + 2, at + 3, at, at + 1, at + 2, at + 3);
+      const __m256i wide = _mm256_shuffle_epi8(x, _mm256_or_si256(first, zeros));
+      y[v] = _mm256_sub_ps(_mm256_castsi256_ps(_mm256_or_si256(wide, magic)), center);
+    }
+  }
+  static OCTAVO_INLINE B narrow(const I (&x)[4], int32_t offset) {
+    const __m256i add = _mm256_set1_epi16(static_cast<int16_t>(offset));
+    return _mm256_packs_epi16(_mm256_adds_epi16(_mm256_packs_epi32(x[0], x[1]), add),
+                              _mm256_adds_epi16(_mm256_packs_epi32(x[2], x[3]), add));
+  }
+};
+
+}  // namespace
+}  // namespace octavo
