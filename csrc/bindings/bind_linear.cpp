@@ -104,24 +104,7 @@ Signature<2> signature{"LinearOp", {"x", "out"}, 2, 1};
 PyObject* linear_tp_call(PyObject* self, PyObject* args, PyObject* keywords) {
   return translate_exceptions([&]() -> PyObject* {
     const auto* linear = py::handle(self).cast<const Linear*>();
-    PyObject* values[2] = {nullptr, nullptr};
-    const Py_ssize_t count = PyTuple_GET_SIZE(args);
-    if (!keywords || PyDict_GET_SIZE(keywords) == 0) {
-      const auto parsed = signature.parse(&PyTuple_GET_ITEM(args, 0), count, nullptr);
-      values[0] = parsed[0];
-      values[1] = parsed[1];
-    } else {
-      std::vector<PyObject*> all(&PyTuple_GET_ITEM(args, 0), &PyTuple_GET_ITEM(args, 0) + count);
-      py::list names;
-      for (auto item : py::reinterpret_borrow<py::dict>(keywords)) {
-        names.append(item.first);
-        all.push_back(item.second.ptr());
-      }
-      const py::tuple keys(names);
-      const auto parsed = signature.parse(all.data(), count, keys.ptr());
-      values[0] = parsed[0];
-      values[1] = parsed[1];
-    }
+    const auto values = signature.parse_call(args, keywords);
     return call_linear(*linear, values[0], values[1]);
   });
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 namespace octavo {
 
@@ -42,6 +43,21 @@ struct Signature {
       if (!values[i]) fail("missing required argument '" + std::string(names[i]) + "'");
     }
     return values;
+  }
+
+  // The same for tp_call: a tuple, and a dict or null.
+  std::array<PyObject*, N> parse_call(PyObject* args, PyObject* keywords) const {
+    const Py_ssize_t count = PyTuple_GET_SIZE(args);
+    if (!keywords || PyDict_GET_SIZE(keywords) == 0)
+      return parse(&PyTuple_GET_ITEM(args, 0), count, nullptr);
+    std::vector<PyObject*> all(&PyTuple_GET_ITEM(args, 0), &PyTuple_GET_ITEM(args, 0) + count);
+    pybind11::list names;
+    for (auto item : pybind11::reinterpret_borrow<pybind11::dict>(keywords)) {
+      names.append(item.first);
+      all.push_back(item.second.ptr());
+    }
+    const pybind11::tuple keys(names);
+    return parse(all.data(), count, keys.ptr());
   }
 
  private:

@@ -27,6 +27,9 @@ struct PackKernels {
                  int64_t rs, int64_t cs);
   // Adds to `sums` what `groups` k-groups of stored values sum to in each of `width` columns.
   void (*column_sums)(const int8_t* panel, int64_t groups, int64_t width, int32_t* sums);
+  // out[c * out_stride + r] = in[r * in_stride + c] for bytes (channels to or from the last axis).
+  void (*transpose)(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t cols, uint8_t* out,
+                    int64_t out_stride);
 };
 
 }  // namespace octavo
@@ -193,8 +196,28 @@ void pack_unpack(const int8_t* panel, int64_t k, int64_t n, int64_t width, uint8
 }
 
 template <class Isa>
+void pack_transpose(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t cols, uint8_t* out,
+                    int64_t out_stride) {
+  using T = typename Isa::U8S8;
+  constexpr int kKr = T::kKr, kStep = T::kPackColumns;
+  const int64_t whole_rows = rows / kKr * kKr, whole_cols = cols / kStep * kStep;
+  int8_t block[kKr * kStep];
+  for (int64_t c = 0; c < whole_cols; c += kStep) {
+    for (int64_t r = 0; r < whole_rows; r += kKr) {
+      T::interleave(in + r * in_stride + c, in_stride, 0, block);
+      uint8_t* at = out + c * out_stride + r;
+      for (int i = 0; i < kStep; ++i) __builtin_memcpy(at + i * out_stride, block + i * kKr, kKr);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c)
+      out[c * out_stride + r] = in[r * in_stride + c];
+  }
+}
+
+template <class Isa>
 constexpr PackKernels pack_kernels() {
-  return {pack_panels<Isa>, pack_unpack<Isa>, pack_column_sums<Isa>};
+  return {pack_panels<Isa>, pack_unpack<Isa>, pack_column_sums<Isa>, pack_transpose<Isa>};
 }
 
 }  // namespace

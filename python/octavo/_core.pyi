@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['DOTS_PER_THREAD', 'LinearOp', 'PackedMatrix', 'available_isas', 'cache_sizes', 'check_isa', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'matmul', 'measure_bandwidth', 'measure_peak', 'minmax', 'pack', 'quantize', 'quantize_rows', 'requantize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'LinearOp', 'PackedMatrix', 'available_isas', 'cache_sizes', 'check_isa', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'matmul', 'measure_bandwidth', 'measure_peak', 'minmax', 'pack', 'quantize', 'quantize_rows', 'requantize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -65,6 +65,39 @@ class LinearOp:
         ...
     @property
     def out_features(self) -> int:
+        ...
+class ConvOp:
+    """
+    A prepared convolution with weights in 8 bits.
+    """
+    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+        """
+        Call self as a function.
+        """
+    def __init__(self, w: typing.Any, w_scale: typing.Any, w_zero_point: typing.Any, *, bias: typing.Any = None, stride: typing.Any = (1, 1), padding: typing.Any = (0, 0, 0, 0), same: bool = False, dilation: typing.Any = (1, 1), groups: typing.SupportsInt | typing.SupportsIndex = 1, transposed: bool = False, output_padding: typing.Any = (0, 0), layout: str = 'NCHW', x_scale: typing.Any = None, x_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, x_dtype: typing.Any = None, out_dtype: typing.Any = 'float32', out_scale: typing.Any = None, out_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, lo: typing.Any = None, hi: typing.Any = None, table: typing.Any = None, table_scale: typing.Any = None, table_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, residual: typing.Any = None, sum: typing.Any = None) -> None:
+        ...
+    def output_shape(self, shape: typing.Any) -> tuple[int, int, int, int]:
+        """
+        The shape of the result for x of this shape.
+        """
+    def unpack(self) -> numpy.ndarray:
+        """
+        The codes of the weights, exactly, in the shape they were given in.
+        """
+    @property
+    def in_channels(self) -> int:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def out_channels(self) -> int:
         ...
 def available_isas() -> list[str]:
     """
