@@ -4,6 +4,7 @@
 #pragma once
 
 #include "isa/x86_bytes256.h"
+#include "isa/x86_depthwise256.h"
 #include "isa/x86_vec256.h"
 
 namespace octavo {
@@ -15,6 +16,7 @@ struct Isa {
   static constexpr bool kTestOnly = false;
   using Vector = Vector256;
   using Bytes = Bytes256;
+  using Depthwise = DepthwisePairs256;
 
   struct U8S8 : Tile256 {
     static constexpr int kKr = 2;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "isa/x86_bytes512.h"
+#include "isa/x86_depthwise512.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
 
@@ -137,6 +138,7 @@ struct Isa {
   static constexpr bool kTestOnly = false;
   using Vector = Vector512;
   using Bytes = Bytes512;
+  using Depthwise = Depthwise512;
 
   struct U8S8 : RowAccumulators<Vector512> {
     static constexpr int kKr = 4;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "isa/x86_bytes256.h"
+#include "isa/x86_depthwise256.h"
 #include "isa/x86_vec256.h"
 
 namespace octavo {
@@ -14,6 +15,25 @@ struct Isa {
   static constexpr bool kTestOnly = false;
   using Vector = Vector256;
   using Bytes = Bytes256;
+
+  struct Depthwise : Depthwise256 {
+    static constexpr int kTaps = 4;
+    using Weight = int8_t;
+
+    // The first kCount of four runs of 32 bytes, interleaved; the others count as zeros.
+    template <int kPart, int kCount>
+    static OCTAVO_INLINE void load_taps(const uint8_t* const (&p)[4], __m256i (&x)[2]) {
+      const __m256i zero = _mm256_setzero_si256();
+      const __m256i t0 = unpack8<kPart>(load(p[0]), kCount > 1 ? load(p[1]) : zero);
+      const __m256i t2 =
+          kCount > 2 ? unpack8<kPart>(load(p[2]), kCount > 3 ? load(p[3]) : zero) : zero;
+      x[0] = _mm256_unpacklo_epi16(t0, t2);
+      x[1] = _mm256_unpackhi_epi16(t0, t2);
+    }
+    static OCTAVO_INLINE void dot(__m256i& acc, __m256i x, __m256i w) {
+      acc = _mm256_dpbusd_avx_epi32(acc, x, w);
+    }
+  };
 
   struct U8S8 : Tile256 {
     static constexpr int kKr = 4;

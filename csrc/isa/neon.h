@@ -4,6 +4,7 @@
 #pragma once
 
 #include "isa/neon_bytes128.h"
+#include "isa/neon_depthwise128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -15,6 +16,7 @@ struct Isa {
   static constexpr bool kTestOnly = false;
   using Vector = Vector128;
   using Bytes = Bytes128;
+  using Depthwise = DepthwiseSingle128;
 
   struct U8S8 : Tile128 {
     static constexpr int kKr = 2;

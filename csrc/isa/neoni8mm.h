@@ -11,6 +11,7 @@
 #pragma once
 
 #include "isa/neon_bytes128.h"
+#include "isa/neon_depthwise128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -22,6 +23,12 @@ struct Isa {
   static constexpr bool kTestOnly = false;
   using Vector = Vector128;
   using Bytes = Bytes128;
+
+  struct Depthwise : DepthwiseQuads128 {
+    static OCTAVO_INLINE void dot(int32x4_t& acc, int8x16_t x, int8x16_t w) {
+      acc = vdotq_s32(acc, x, w);
+    }
+  };
 
   struct U8S8 : Tile128 {
     static constexpr int kKr = 8;

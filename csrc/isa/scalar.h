@@ -2,6 +2,7 @@
 #pragma once
 
 #include "isa/scalar_bytes.h"
+#include "isa/scalar_depthwise.h"
 
 namespace octavo {
 namespace {
@@ -12,6 +13,7 @@ struct Isa {
   static constexpr bool kTestOnly = false;
   using Vector = ScalarVector<4>;
   using Bytes = ScalarBytes<4>;
+  using Depthwise = ScalarDepthwise<4, 1, 4, 1, false>;
   struct U8S8 : ScalarTile<4, 4, false> {
     static constexpr int kMaxVectors = 4;
     static constexpr int kRows[] = {2, 2, 2, 2};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "isa/scalar_bytes.h"
+#include "isa/scalar_depthwise.h"
 
 namespace octavo {
 namespace {
@@ -12,6 +13,7 @@ struct Isa {
   static constexpr bool kTestOnly = true;
   using Vector = ScalarVector<3>;
   using Bytes = ScalarBytes<3>;
+  using Depthwise = ScalarDepthwise<3, 3, 2, 2, true>;
   struct U8S8 : ScalarTile<3, 5, true> {
     static constexpr int kMaxVectors = 3;
     static constexpr int kRows[] = {7, 5, 3};

@@ -1,6 +1,7 @@
 // The kernels of one ISA as plain data. Drivers call through it; runtime/dispatch picks one.
 #pragma once
 
+#include "kernels/depthwise.h"
 #include "kernels/eltwise.h"
 #include "kernels/gemm.h"
 #include "kernels/info.h"
