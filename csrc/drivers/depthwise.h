@@ -41,6 +41,7 @@ class DepthwiseWeights {
   // Packed as kernels/depthwise.h draws it.
   AlignedBuffer weights;
   int64_t groups;
+  bool by_rows;
   std::vector<int64_t> taps;        // of each slot: kernel position, or -1
   std::vector<int32_t> sums;        // of each channel's weights
   std::vector<int32_t> zero_point;  // empty: zeros

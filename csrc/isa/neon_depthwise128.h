@@ -11,6 +11,7 @@ struct Depthwise128 {
   static constexpr int kVectors = 4;
   static constexpr int kParts = 1;
   static constexpr int kBlock = 16;
+  static constexpr bool kHoldsRows = true;  // accumulators of several rows, in registers
 
   // First channel of row vector v.
   static constexpr int64_t channel(int, int v) { return 4 * v; }

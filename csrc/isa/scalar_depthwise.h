@@ -14,6 +14,7 @@ struct ScalarDepthwise {
   static constexpr int kVectors = kV;
   static constexpr int kParts = kP;
   static constexpr int kBlock = kL * kV * kP;
+  static constexpr bool kHoldsRows = kP > 1;  // accumulators of several rows, in registers
   using Weight = int8_t;
   using I = typename ScalarVector<kL>::I;
   struct Taps {

@@ -13,6 +13,7 @@ struct Depthwise256 {
   static constexpr int kVectors = 2;
   static constexpr int kParts = 2;
   static constexpr int kBlock = 32;
+  static constexpr bool kHoldsRows = true;  // accumulators of several rows, in registers
   using Taps = __m256i;
 
   // First channel of row vector v once reordered.

@@ -14,6 +14,7 @@ struct Depthwise512 {
   static constexpr int kVectors = 4;
   static constexpr int kParts = 1;
   static constexpr int kBlock = 64;
+  static constexpr bool kHoldsRows = true;  // accumulators of several rows, in registers
   using Weight = int8_t;
   using Taps = __m512i;
 

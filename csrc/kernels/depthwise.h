@@ -35,12 +35,12 @@
 namespace octavo {
 
 struct DepthwiseArgs {
-  // Output row o reads rows[o * row_step + i * kernel_row_step] for kernel row i.
+  // Output row o reads rows[o * row_step + i] for kernel row i.
   const uint8_t* const* rows;
   int64_t out_rows;
-  int64_t row_step, kernel_row_step;
+  int64_t row_step;
 
-  int64_t kernel_h, kernel_w;
+  int64_t kernel_h;
   int64_t groups;
   bool by_rows;
   // Of each slot: kernel row, and offset in a row (0 where the weight is 0).
@@ -122,6 +122,30 @@ struct DepthwiseColumn {
   int64_t valid(int64_t k) const { return k == count - 1 ? last_n : n; }
 };
 
+// The epilogue of the matrix product, for sums and floats. Called: they take their time anyway.
+template <class Isa, int kPart>
+__attribute__((noinline)) void depthwise_store_plain(
+    const DepthwiseColumn<typename Isa::Depthwise>& c, int64_t at, int64_t n,
+    typename Isa::Vector::I (&acc)[Isa::Depthwise::kVectors]) {
+  using T = typename Isa::Depthwise;
+  using V = typename Isa::Vector;
+  typename V::I x[T::kVectors];
+  for (int v = 0; v < T::kVectors; ++v) x[v] = acc[v];
+  T::reorder(x);
+  GemmArgs& g = *c.store;
+  OCTAVO_UNROLL
+  for (int v = 0; v < T::kVectors; ++v) {
+    const int64_t first = T::channel(kPart, v);
+    if (first >= n) continue;
+    g.n = n - first < V::kLanes ? n - first : V::kLanes;
+    g.c = static_cast<char*>(c.a.y) + (at + first) * 4;
+    g.multiplier = c.plain_multiplier + first;
+    g.bias = c.plain_bias ? c.plain_bias + first : nullptr;
+    typename Isa::U8S8::Row rows[1][1] = {{x[v]}};
+    gemm_store<typename Isa::U8S8, 1, 1>(g, 0, rows);
+  }
+}
+
 // The accumulators of one block, row o of its k-th place, to y.
 template <class Isa, int kPart, bool kCodes>
 OCTAVO_INLINE void depthwise_store(const DepthwiseColumn<typename Isa::Depthwise>& c, int64_t o,
@@ -150,19 +174,7 @@ OCTAVO_INLINE void depthwise_store(const DepthwiseColumn<typename Isa::Depthwise
     else
       T::template store_codes_part<kPart>(y, q, offset, least, flip, n);
   } else {
-    T::reorder(acc);
-    GemmArgs& g = *c.store;
-    OCTAVO_UNROLL
-    for (int v = 0; v < N; ++v) {
-      const int64_t first = T::channel(kPart, v);
-      if (first >= n) continue;
-      g.n = n - first < V::kLanes ? n - first : V::kLanes;
-      g.c = static_cast<char*>(a.y) + (at + first) * 4;
-      g.multiplier = c.plain_multiplier + first;
-      g.bias = c.plain_bias ? c.plain_bias + first : nullptr;
-      typename Isa::U8S8::Row rows[1][1] = {{acc[v]}};
-      gemm_store<typename Isa::U8S8, 1, 1>(g, 0, rows);
-    }
+    depthwise_store_plain<Isa, kPart>(c, at, n, acc);
   }
 }
 
@@ -178,8 +190,7 @@ void depthwise_taps(const DepthwiseColumn<typename Isa::Depthwise>& c) {
   const typename T::Weight* weights = c.weights + kPart * groups * N * kVectorWeights;
   for (int64_t o = 0; o < a.out_rows; ++o) {
     for (int64_t s = 0; s < groups * T::kTaps; ++s)
-      c.pointers[s] =
-          a.rows[o * a.row_step + a.slot_row[s] * a.kernel_row_step] + a.slot_offset[s] + c.in;
+      c.pointers[s] = a.rows[o * a.row_step + a.slot_row[s]] + a.slot_offset[s] + c.in;
     for (int64_t k = 0; k < c.count; ++k) {
       typename V::I acc[N];
       OCTAVO_UNROLL
@@ -299,18 +310,21 @@ struct DepthwiseRows {
 template <class Isa, int kPart, bool kCodes>
 void depthwise_part(const DepthwiseColumn<typename Isa::Depthwise>& c) {
   const DepthwiseArgs& a = c.a;
-  const bool rolls = a.by_rows && a.kernel_row_step == 1;
   const int64_t steps = (a.kernel_h + a.row_step - 1) / a.row_step;
-  if (!rolls || a.row_step > 2 || a.out_rows < steps)
-    depthwise_taps<Isa, kPart, kCodes>(c);
-  else if (a.kernel_h == 3 && a.row_step == 1)
-    DepthwiseRows<Isa, kPart, 3, 3, 1, kCodes>::run(c);
-  else if (a.kernel_h == 3)
-    DepthwiseRows<Isa, kPart, 3, 3, 2, kCodes>::run(c);
-  else if (a.row_step == 1)
-    DepthwiseRows<Isa, kPart, 5, 5, 1, kCodes>::run(c);
-  else
-    DepthwiseRows<Isa, kPart, 5, 5, 2, kCodes>::run(c);
+  if constexpr (Isa::Depthwise::kHoldsRows) {
+    if (a.by_rows && a.row_step <= 2 && a.out_rows >= steps) {
+      if (a.kernel_h == 3 && a.row_step == 1)
+        DepthwiseRows<Isa, kPart, 3, 3, 1, kCodes>::run(c);
+      else if (a.kernel_h == 3)
+        DepthwiseRows<Isa, kPart, 3, 3, 2, kCodes>::run(c);
+      else if (a.row_step == 1)
+        DepthwiseRows<Isa, kPart, 5, 5, 1, kCodes>::run(c);
+      else
+        DepthwiseRows<Isa, kPart, 5, 5, 2, kCodes>::run(c);
+      return;
+    }
+  }
+  depthwise_taps<Isa, kPart, kCodes>(c);
 }
 
 // values[first .. first + block) of an array that repeats after `channels`.
