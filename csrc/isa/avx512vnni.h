@@ -4,10 +4,10 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "isa/x86_bytes512.h"
-#include "isa/x86_depthwise512.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
+#include "isa/x86_bytes512.h"
+#include "isa/x86_depthwise512.h"
 
 namespace octavo {
 namespace {
@@ -37,6 +37,10 @@ struct Vector512 {
   }
   static OCTAVO_INLINE void store_part(int32_t* p, I x, int64_t n) {
     _mm512_mask_storeu_epi32(p, first(n), x);
+  }
+  // IEEE binary16, widened.
+  static OCTAVO_INLINE F load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static OCTAVO_INLINE F set(float x) { return _mm512_set1_ps(x); }
   static OCTAVO_INLINE I set_i(int32_t x) { return _mm512_set1_epi32(x); }
@@ -178,13 +182,17 @@ struct Isa {
     }
     // An empty asm that claims to change x: GCC 12 neither folds a load back into its uses nor
     // spills what goes through it.
-    static OCTAVO_INLINE void keep(__m512i& x) { asm("" : "+v"(x)); }
+    template <class X>
+    static OCTAVO_INLINE void keep(X& x) {
+      asm("" : "+v"(x));
+    }
     // As keep(), and x counts as used: for loops that only burn time.
     template <class X>
     static OCTAVO_INLINE void opaque(X& x) {
       asm volatile("" : "+v"(x));
     }
-    static OCTAVO_INLINE void in_order(AVec&) {}
+    template <class X>
+    static OCTAVO_INLINE void in_order(X&) {}
     template <class P>
     static OCTAVO_INLINE void keep_pointer(P& p) {
       asm volatile("" : "+r"(p));

@@ -47,6 +47,10 @@ struct Vector128 {
     if (n > 1) vst1q_lane_s32(p + 1, x, 1);
     if (n > 2) vst1q_lane_s32(p + 2, x, 2);
   }
+  // IEEE binary16, widened.
+  static OCTAVO_INLINE F load_half(const uint16_t* p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+  }
   static OCTAVO_INLINE F set(float x) { return vdupq_n_f32(x); }
   static OCTAVO_INLINE I set_i(int32_t x) { return vdupq_n_s32(x); }
 

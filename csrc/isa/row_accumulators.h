@@ -12,6 +12,7 @@ struct RowAccumulators {
   using Vector = V;
   using Row = typename V::I;
   using Acc = typename V::I;
+  static constexpr bool kIntegers = true;
   static constexpr int kAccRows = 1;
   static constexpr int kVectorColumns = V::kLanes;
 

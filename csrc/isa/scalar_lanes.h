@@ -53,6 +53,23 @@ struct ScalarVector {
   static OCTAVO_INLINE void store_part(int32_t* p, I x, int64_t n) {
     for (int i = 0; i < kL && i < n; ++i) p[i] = x.v[i];
   }
+  // IEEE binary16, widened.
+  static OCTAVO_INLINE F load_half(const uint16_t* p) {
+    return map([&](int i) {
+      // The bits of a half, moved into place, are the value times 2^-112; NaN and infinity need
+      // the greatest exponent, and NaN is made quiet.
+      const uint32_t magnitude = static_cast<uint32_t>(p[i] & 0x7fff) << 13;
+      float y;
+      __builtin_memcpy(&y, &magnitude, 4);
+      y *= 0x1p112f;
+      uint32_t bits;
+      __builtin_memcpy(&bits, &y, 4);
+      if (magnitude >= 0x0f800000) bits = 0x7f800000 | magnitude | (magnitude > 0x0f800000) << 22;
+      bits |= static_cast<uint32_t>(p[i] & 0x8000) << 16;
+      __builtin_memcpy(&y, &bits, 4);
+      return y;
+    });
+  }
   static OCTAVO_INLINE F set(float x) {
     return map([&](int) { return x; });
   }
@@ -239,7 +256,8 @@ struct ScalarTile : RowAccumulators<ScalarVector<kL>> {
   static OCTAVO_INLINE void opaque(X& x) {
     asm volatile("" : "+m"(x));
   }
-  static OCTAVO_INLINE void in_order(AVec&) {}
+  template <class X>
+  static OCTAVO_INLINE void in_order(X&) {}
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P&) {}
   static OCTAVO_INLINE void prefetch_write(const char*) {}

@@ -40,6 +40,10 @@ struct Vector256 {
   static OCTAVO_INLINE void store_part(int32_t* p, I x, int64_t n) {
     _mm256_maskstore_epi32(p, first(n), x);
   }
+  // IEEE binary16, widened.
+  static OCTAVO_INLINE F load_half(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   static OCTAVO_INLINE F set(float x) { return _mm256_set1_ps(x); }
   static OCTAVO_INLINE I set_i(int32_t x) { return _mm256_set1_epi32(x); }
 
@@ -166,7 +170,10 @@ struct Tile256 : RowAccumulators<Vector256> {
   }
   // An empty asm that claims to change x: GCC 12 neither folds a load back into its uses nor
   // spills what goes through it.
-  static OCTAVO_INLINE void keep(__m256i& x) { asm("" : "+x"(x)); }
+  template <class X>
+  static OCTAVO_INLINE void keep(X& x) {
+    asm("" : "+x"(x));
+  }
   // As keep(), and x counts as used: for loops that only burn time.
   template <class X>
   static OCTAVO_INLINE void opaque(X& x) {
@@ -174,7 +181,10 @@ struct Tile256 : RowAccumulators<Vector256> {
   }
   // Keeps A's vectors in the order of the source: with 16 registers GCC 12 would otherwise load
   // one early and spill an accumulator.
-  static OCTAVO_INLINE void in_order(AVec& a) { opaque(a); }
+  template <class X>
+  static OCTAVO_INLINE void in_order(X& a) {
+    opaque(a);
+  }
   template <class P>
   static OCTAVO_INLINE void keep_pointer(P& p) {
     asm volatile("" : "+r"(p));

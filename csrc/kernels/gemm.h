@@ -66,6 +66,7 @@ struct GemmArgs {
   bool activate;
   float lo, hi;
   int32_t zero_point;
+  bool accumulate;  // gemm_f32.h: start from C
 };
 
 struct GemmKernels {
@@ -90,71 +91,141 @@ OCTAVO_INLINE void gemm_store(const GemmArgs& g, int64_t row,
   using V = typename T::Vector;
   constexpr int kColumns = T::kVectorColumns;
   const bool full = g.n == kW * kColumns;
-  switch (g.output) {
-    case GemmOutput::kS32: {
-      int32_t* c = static_cast<int32_t*>(g.c) + row * g.ldc;
+  if constexpr (!T::kIntegers) {
+    float* c = static_cast<float*>(g.c) + row * g.ldc;
+    const typename V::F lo = V::set(g.lo), hi = V::set(g.hi), zero = V::set(0.0f);
+    OCTAVO_UNROLL
+    for (int r = 0; r < R; ++r) {
       OCTAVO_UNROLL
-      for (int r = 0; r < R; ++r) {
-        OCTAVO_UNROLL
-        for (int w = 0; w < kW; ++w) {
-          if (full)
-            V::store(c + r * g.ldc + w * kColumns, rows[r][w]);
-          else
-            V::store_part(c + r * g.ldc + w * kColumns, rows[r][w], g.n - w * kColumns);
-        }
+      for (int w = 0; w < kW; ++w) {
+        typename V::F y = rows[r][w];
+        if (g.bias) y = V::add(y, V::load(g.bias + w * kColumns));
+        if (g.activate) y = V::add(V::clip(y, lo, hi), zero);
+        if (full)
+          V::store(c + r * g.ldc + w * kColumns, y);
+        else
+          V::store_part(c + r * g.ldc + w * kColumns, y, g.n - w * kColumns);
       }
-      break;
     }
-    case GemmOutput::kF32: {
-      float* c = static_cast<float*>(g.c) + row * g.ldc;
-      const typename V::F lo = V::set(g.lo), hi = V::set(g.hi), zero = V::set(0.0f);
+    return;
+  } else {
+    switch (g.output) {
+      case GemmOutput::kS32: {
+        int32_t* c = static_cast<int32_t*>(g.c) + row * g.ldc;
+        OCTAVO_UNROLL
+        for (int r = 0; r < R; ++r) {
+          OCTAVO_UNROLL
+          for (int w = 0; w < kW; ++w) {
+            if (full)
+              V::store(c + r * g.ldc + w * kColumns, rows[r][w]);
+            else
+              V::store_part(c + r * g.ldc + w * kColumns, rows[r][w], g.n - w * kColumns);
+          }
+        }
+        break;
+      }
+      case GemmOutput::kF32: {
+        float* c = static_cast<float*>(g.c) + row * g.ldc;
+        const typename V::F lo = V::set(g.lo), hi = V::set(g.hi), zero = V::set(0.0f);
+        OCTAVO_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const typename V::F row_scale = V::set(g.row_scale[(row + r) * g.row_scale_step]);
+          typename V::F y[kW];
+          OCTAVO_UNROLL
+          for (int w = 0; w < kW; ++w)
+            y[w] = V::mul(V::to_float(rows[r][w]),
+                          V::mul(row_scale, V::load(g.multiplier + w * kColumns)));
+          if (g.bias) {
+            OCTAVO_UNROLL
+            for (int w = 0; w < kW; ++w) y[w] = V::add(y[w], V::load(g.bias + w * kColumns));
+          }
+          if (g.activate) {
+            OCTAVO_UNROLL
+            for (int w = 0; w < kW; ++w) y[w] = V::add(V::clip(y[w], lo, hi), zero);
+          }
+          OCTAVO_UNROLL
+          for (int w = 0; w < kW; ++w) {
+            if (full)
+              V::store(c + r * g.ldc + w * kColumns, y[w]);
+            else
+              V::store_part(c + r * g.ldc + w * kColumns, y[w], g.n - w * kColumns);
+          }
+        }
+        break;
+      }
+      default: {
+        // Codes are brought to int8's range, and flipped back to uint8.
+        const bool is_unsigned = g.output == GemmOutput::kU8;
+        uint8_t* c = static_cast<uint8_t*>(g.c) + row * g.ldc;
+        const typename V::F lo = V::set(g.lo), hi = V::set(g.hi);
+        const uint8_t flip = is_unsigned ? 0x80 : 0;
+        const int32_t offset = g.zero_point - flip;
+        OCTAVO_UNROLL
+        for (int r = 0; r < R; ++r) {
+          typename V::I q[kW];
+          OCTAVO_UNROLL
+          for (int w = 0; w < kW; ++w) {
+            typename V::F y = V::mul(V::to_float(rows[r][w]), V::load(g.multiplier + w * kColumns));
+            q[w] = V::round(V::clip(y, lo, hi));
+          }
+          if (full)
+            V::template store_codes<kW>(c + r * g.ldc, q, offset, flip);
+          else
+            V::template store_codes_part<kW>(c + r * g.ldc, q, offset, flip, g.n);
+        }
+        break;
+      }
+    }
+  }
+}
+
+// Where the accumulators of a tile start.
+template <class T, int R, int kW, int kRowsHeld>
+OCTAVO_INLINE void gemm_start(const GemmArgs& g, int64_t row,
+                              typename T::Row (&rows)[kRowsHeld][kW]) {
+  constexpr int kColumns = T::kVectorColumns;
+  if constexpr (!T::kIntegers) {
+    using V = typename T::Vector;
+    const float* c = static_cast<const float*>(g.c) + row * g.ldc;
+    const bool full = g.n == kW * kColumns;
+    OCTAVO_UNROLL
+    for (int r = 0; r < R; ++r) {
+      OCTAVO_UNROLL
+      for (int w = 0; w < kW; ++w) {
+        const float* at = c + r * g.ldc + w * kColumns;
+        rows[r][w] = !g.accumulate ? V::set(0.0f)
+                     : full        ? V::load(at)
+                                   : V::load_part(at, g.n - w * kColumns);
+      }
+    }
+    return;
+  } else {
+    OCTAVO_UNROLL
+    for (int w = 0; w < kW; ++w) {
+      const typename T::Row start =
+          g.col_init ? T::load_row(g.col_init + w * kColumns) : T::set_row(0);
+      OCTAVO_UNROLL
+      for (int r = 0; r < kRowsHeld; ++r) rows[r][w] = start;
+    }
+    if (g.row_a) {
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
-        const typename V::F row_scale = V::set(g.row_scale[(row + r) * g.row_scale_step]);
-        typename V::F y[kW];
+        typename T::Row coefficient = T::set_row(g.row_a[row + r]);
         OCTAVO_UNROLL
         for (int w = 0; w < kW; ++w)
-          y[w] = V::mul(V::to_float(rows[r][w]),
-                        V::mul(row_scale, V::load(g.multiplier + w * kColumns)));
-        if (g.bias) {
-          OCTAVO_UNROLL
-          for (int w = 0; w < kW; ++w) y[w] = V::add(y[w], V::load(g.bias + w * kColumns));
-        }
-        if (g.activate) {
-          OCTAVO_UNROLL
-          for (int w = 0; w < kW; ++w) y[w] = V::add(V::clip(y[w], lo, hi), zero);
-        }
-        OCTAVO_UNROLL
-        for (int w = 0; w < kW; ++w) {
-          if (full)
-            V::store(c + r * g.ldc + w * kColumns, y[w]);
-          else
-            V::store_part(c + r * g.ldc + w * kColumns, y[w], g.n - w * kColumns);
-        }
+          rows[r][w] =
+              T::add_product(rows[r][w], coefficient, T::load_row(g.col_sum + w * kColumns));
       }
-      break;
     }
-    default: {
-      // Codes are brought to int8's range, and flipped back to uint8.
-      const bool is_unsigned = g.output == GemmOutput::kU8;
-      uint8_t* c = static_cast<uint8_t*>(g.c) + row * g.ldc;
-      const typename V::F lo = V::set(g.lo), hi = V::set(g.hi);
-      const uint8_t flip = is_unsigned ? 0x80 : 0;
-      const int32_t offset = g.zero_point - flip;
+    if (g.row_b) {
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
-        typename V::I q[kW];
+        typename T::Row coefficient = T::set_row(g.row_b[row + r]);
         OCTAVO_UNROLL
-        for (int w = 0; w < kW; ++w) {
-          typename V::F y = V::mul(V::to_float(rows[r][w]), V::load(g.multiplier + w * kColumns));
-          q[w] = V::round(V::clip(y, lo, hi));
-        }
-        if (full)
-          V::template store_codes<kW>(c + r * g.ldc, q, offset, flip);
-        else
-          V::template store_codes_part<kW>(c + r * g.ldc, q, offset, flip, g.n);
+        for (int w = 0; w < kW; ++w)
+          rows[r][w] =
+              T::add_product(rows[r][w], coefficient, T::load_row(g.col_zp + w * kColumns));
       }
-      break;
     }
   }
 }
@@ -177,31 +248,7 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
 
   typename T::Acc acc[S][kBlocks][kW][kAccRows];
   typename T::Row rows[kBlocks * kAccRows][kW];
-  OCTAVO_UNROLL
-  for (int w = 0; w < kW; ++w) {
-    const typename T::Row start =
-        g.col_init ? T::load_row(g.col_init + w * kColumns) : T::set_row(0);
-    OCTAVO_UNROLL
-    for (int r = 0; r < kBlocks * kAccRows; ++r) rows[r][w] = start;
-  }
-  if (g.row_a) {
-    OCTAVO_UNROLL
-    for (int r = 0; r < R; ++r) {
-      typename T::Row coefficient = T::set_row(g.row_a[row + r]);
-      OCTAVO_UNROLL
-      for (int w = 0; w < kW; ++w)
-        rows[r][w] = T::add_product(rows[r][w], coefficient, T::load_row(g.col_sum + w * kColumns));
-    }
-  }
-  if (g.row_b) {
-    OCTAVO_UNROLL
-    for (int r = 0; r < R; ++r) {
-      typename T::Row coefficient = T::set_row(g.row_b[row + r]);
-      OCTAVO_UNROLL
-      for (int w = 0; w < kW; ++w)
-        rows[r][w] = T::add_product(rows[r][w], coefficient, T::load_row(g.col_zp + w * kColumns));
-    }
-  }
+  gemm_start<T, R, kW>(g, row, rows);
   OCTAVO_UNROLL
   for (int i = 0; i < kBlocks; ++i) {
     OCTAVO_UNROLL
@@ -343,6 +390,7 @@ struct GemmTiles {
   static constexpr int kMaxRows = T::kRows[V - 1];
   // Accumulator sets for R rows: enough chains to hide the latency of a dot product.
   static constexpr int sets(int rows) {
+    if (!T::kIntegers) return 1;  // a float sum is one chain
     return rows * V >= T::kChains ? 1 : 2 * rows * V >= T::kChains || V > 1 ? 2 : 4;
   }
   template <int R>
@@ -383,9 +431,8 @@ OCTAVO_INLINE void gemm_width(const GemmArgs& g, int64_t vectors) {
   }
 }
 
-template <class Isa>
+template <class T>
 void gemm_run(const GemmArgs& g) {
-  using T = typename Isa::U8S8;
   if (g.m <= 0) return;
   const int64_t vectors = g.width / T::kVectorColumns;
   if (g.b_next > 0) {
@@ -421,7 +468,7 @@ void gemm_expand_b(const int8_t* panel, int64_t values, void* out) {
 template <class Isa>
 constexpr GemmKernels gemm_kernels() {
   using T = typename Isa::U8S8;
-  GemmKernels kernels = {gemm_run<Isa>, nullptr, nullptr};
+  GemmKernels kernels = {gemm_run<T>, nullptr, nullptr};
   if constexpr (sizeof(typename T::AValue) == 2) kernels.prepare_a = gemm_prepare_a<Isa>;
   if constexpr (T::kExpandedBytes == 2) kernels.expand_b = gemm_expand_b<Isa>;
   return kernels;

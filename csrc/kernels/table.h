@@ -4,6 +4,7 @@
 #include "kernels/depthwise.h"
 #include "kernels/eltwise.h"
 #include "kernels/gemm.h"
+#include "kernels/gemm_f32.h"
 #include "kernels/info.h"
 #include "kernels/pack.h"
 #include "kernels/quantize.h"
