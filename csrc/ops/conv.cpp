@@ -141,6 +141,14 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const uint
           : std::clamp<int64_t>(table.info->nv / std::max<int64_t>(group_out, 1), 1, s.groups);
   auto form = std::make_unique<Form>();
   form->table = &table;
+  if (is_depthwise()) {
+    Piece piece{};
+    piece.groups = s.groups;
+    piece.depthwise = std::make_unique<DepthwiseWeights>(
+        table, w, s.w_is_signed, s.out_c, group_out, s.kernel_h, s.kernel_w, c.b_zero_point);
+    form->pieces.push_back(std::move(piece));
+    return form;
+  }
   for (size_t p = 0; p < phases_.size(); ++p) {
     const Axis &h = phases_[p].h, &v = phases_[p].w;
     for (int64_t group = 0; group < s.groups; group += together) {
@@ -186,6 +194,7 @@ void Conv::plain(uint8_t* w) const {
   const ConvSpec& s = spec_;
   const int64_t group_in = s.in_c / s.groups;
   for (const Piece& piece : forms_.any()->pieces) {
+    if (piece.depthwise) return piece.depthwise->unpack(w);
     const Axis &h = phases_[piece.phase].h, &v = phases_[piece.phase].w;
     if (h.count == 0 || v.count == 0) continue;
     const int64_t strides[4] = {group_in * s.kernel_h * s.kernel_w, s.kernel_h * s.kernel_w,
@@ -215,7 +224,8 @@ const char* Conv::isa() const { return forms_.any()->table->info->name; }
 size_t Conv::nbytes() const {
   size_t bytes = epilogue_.nbytes() + (has_table() ? table_.size() : 0);
   for (const Piece& piece : forms_.any()->pieces)
-    bytes += piece.weights->nbytes() + piece.start.size() * sizeof(int32_t);
+    bytes += (piece.depthwise ? piece.depthwise->nbytes() : piece.weights->nbytes()) +
+             piece.start.size() * sizeof(int32_t);
   return bytes;
 }
 
@@ -304,10 +314,10 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     g.batch = shape.batch;
     g.in_h = shape.height;
     g.in_w = shape.width;
-    g.in_c = piece.weights->channels();
+    g.in_c = piece.depthwise ? s.in_c : piece.weights->channels();
     g.out_h = ceil_div(result.height - phase.h.offset, step_h);
     g.out_w = ceil_div(result.width - phase.w.offset, step_w);
-    g.out_c = piece.weights->packed().n;
+    g.out_c = piece.depthwise ? s.out_c : piece.weights->packed().n;
     g.kernel_h = phase.h.count;
     g.kernel_w = phase.w.count;
     g.stride_h = s.transposed ? 1 : s.stride_h;
@@ -349,6 +359,7 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
                              *f.table);
     };
     if (fuses) y.finish = &finish;
+    if (piece.depthwise) return depthwise(*piece.depthwise, g, x, y, inner_threads);
     const int32_t* start = piece.start.empty() ? nullptr : piece.start.data();
     if (!conv(*piece.weights, g, x, y, start, inner_threads))
       fits.store(false, std::memory_order_relaxed);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "drivers/conv.h"
+#include "drivers/depthwise.h"
 #include "ops/epilogue.h"
 
 namespace octavo {
@@ -92,14 +93,18 @@ class Conv {
   struct Piece {
     size_t phase;
     int64_t first_in, first_out, groups;
-    std::unique_ptr<ConvWeights> weights;
-    std::vector<int32_t> start;  // where accumulators start; empty if dynamic
+    std::unique_ptr<ConvWeights> weights;         // or
+    std::unique_ptr<DepthwiseWeights> depthwise;  // for all groups
+    std::vector<int32_t> start;                   // where accumulators start; empty if dynamic
   };
   struct Form {
     const KernelTable* table;
     std::vector<Piece> pieces;
   };
 
+  bool is_depthwise() const {
+    return !spec_.transposed && spec_.groups > 1 && spec_.groups == spec_.in_c;
+  }
   static std::vector<Axis> axes(const ConvSpec& spec, bool vertical);
   std::unique_ptr<Form> make_form(const KernelTable& table, const uint8_t* w, int threads) const;
   const Form& form(const KernelTable& table) const;
