@@ -60,34 +60,17 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
   if (!input.is_float && (linear.is_dynamic() || type != codes))
     raise_type("x must be float32", linear.is_dynamic() ? "" : " or ",
                linear.is_dynamic() ? "" : type_name(codes), ", got ", dtype_name(x));
-  const int64_t value_bytes = input.is_float ? 4 : 1;
 
   Shape shape(x.shape, x.shape + x.ndim);
   shape.back() = linear.out_features();
   const Type out_type = type_of(linear.output());
   Result result(out_object, out_type, shape, {&x});
 
-  // Rows one stride apart are read in place; anything else is copied.
-  input.rows = 1;
-  bool in_place = is_native(x);
-  for (int i = 0; i + 1 < x.ndim; ++i) input.rows *= x.shape[i];
-  for (int i = 0; i + 2 < x.ndim; ++i)
-    in_place = in_place && x.strides[i] == x.shape[i + 1] * x.strides[i + 1];
-  const int64_t row_bytes = x.ndim > 1 ? x.strides[x.ndim - 2] : k * value_bytes;
-  const int64_t k_bytes = x.strides[x.ndim - 1];
-  in_place = in_place && row_bytes % value_bytes == 0 &&
-             (k_bytes == value_bytes || k == 1 || !input.is_float);
-  py::array copy = no_array();
-  if (in_place) {
-    input.data = x.data;
-    input.row_stride = row_bytes / value_bytes;
-    input.k_stride = k == 1 ? 1 : k_bytes / value_bytes;
-  } else {
-    copy = contiguous(x, type);
-    input.data = copy.data();
-    input.row_stride = k;
-    input.k_stride = 1;
-  }
+  const Rows rows = rows_of(x, type, input.is_float);
+  input.data = rows.data;
+  input.rows = rows.count;
+  input.row_stride = rows.row_stride;
+  input.k_stride = rows.value_stride;
   const CallContext context = call_context();
   bool fits = true;
   if (input.rows > 0 && linear.out_features() > 0) {

@@ -10,6 +10,8 @@ namespace {
 
 using py::detail::npy_api;
 
+constexpr int kHalf = 23;  // NPY_HALF, which pybind11 does not name
+
 int type_number(PyObject* object) {
   return py::detail::array_descriptor_proxy(py::detail::array_proxy(object)->descr)->type_num;
 }
@@ -66,6 +68,8 @@ Type type_of(const ArrayView& array) {
       return Type::kUInt8;
     case npy_api::NPY_FLOAT_:
       return Type::kFloat32;
+    case kHalf:
+      return Type::kFloat16;
     case npy_api::NPY_INT_:
       return Type::kInt32;
     case npy_api::NPY_LONG_:
@@ -114,6 +118,8 @@ const char* type_name(Type type) {
       return "int64";
     case Type::kFloat32:
       return "float32";
+    case Type::kFloat16:
+      return "float16";
     default:
       return "other";
   }
@@ -129,6 +135,8 @@ py::dtype dtype_of(Type type) {
       return py::dtype::of<int64_t>();
     case Type::kFloat32:
       return py::dtype::of<float>();
+    case Type::kFloat16:
+      return py::dtype("float16");
     default:
       return py::dtype::of<int32_t>();
   }
@@ -161,6 +169,32 @@ py::array contiguous(const ArrayView& array, Type type) {
   return py::module_::import("numpy")
       .attr("require")(py::handle(array.object), dtype_of(type), "CA")
       .cast<py::array>();
+}
+
+Rows rows_of(const ArrayView& x, Type type, bool packed) {
+  Rows rows{};
+  const int64_t value_bytes = type == Type::kFloat32 ? 4 : 1;
+  rows.count = 1;
+  rows.length = x.shape[x.ndim - 1];
+  bool in_place = is_native(x);
+  for (int i = 0; i + 1 < x.ndim; ++i) rows.count *= x.shape[i];
+  for (int i = 0; i + 2 < x.ndim; ++i)
+    in_place = in_place && x.strides[i] == x.shape[i + 1] * x.strides[i + 1];
+  const int64_t row_bytes = x.ndim > 1 ? x.strides[x.ndim - 2] : rows.length * value_bytes;
+  const int64_t step = x.strides[x.ndim - 1];
+  in_place = in_place && row_bytes % value_bytes == 0 &&
+             (step == value_bytes || rows.length == 1 || !packed);
+  if (in_place) {
+    rows.data = x.data;
+    rows.row_stride = row_bytes / value_bytes;
+    rows.value_stride = rows.length == 1 ? 1 : step / value_bytes;
+  } else {
+    rows.copy = contiguous(x, type);
+    rows.data = rows.copy.data();
+    rows.row_stride = rows.length;
+    rows.value_stride = 1;
+  }
+  return rows;
 }
 
 bool may_overlap(const ArrayView& a, const ArrayView& b) {

@@ -64,7 +64,7 @@ bool is_ndarray(PyObject* object);
 // Throws TypeError unless `object` is an ndarray; `name` is what the message calls it.
 ArrayView view_of(PyObject* object, const char* name);
 
-enum class Type { kInt8, kUInt8, kInt32, kInt64, kFloat32, kOther };
+enum class Type { kInt8, kUInt8, kInt32, kInt64, kFloat32, kFloat16, kOther };
 Type type_of(const ArrayView& array);
 bool is_native(const ArrayView& array);      // aligned, and in this machine's byte order
 bool is_contiguous(const ArrayView& array);  // C order
@@ -80,6 +80,15 @@ py::dtype dtype_of(Type type);
 
 // The array itself, or a C-ordered native copy.
 py::array contiguous(const ArrayView& array, Type type);
+
+// The last axis of an array as rows one stride apart: read in place where they lie so, else copied.
+struct Rows {
+  const void* data;
+  int64_t count, length;
+  int64_t row_stride, value_stride;  // in values; value_stride is 1 where `packed` was asked for
+  py::array copy = no_array();
+};
+Rows rows_of(const ArrayView& array, Type type, bool packed);
 
 // True if the memory that the two arrays span has a byte in common.
 bool may_overlap(const ArrayView& a, const ArrayView& b);
