@@ -70,6 +70,23 @@ struct Bytes128 {
     const int16x8_t high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(x[2]), x[3]), add);
     return vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(low), high));
   }
+
+  // Sums of bytes in 16 bits, then in 32: in narrow()'s order.
+  using W = uint16x8_t;
+  static OCTAVO_INLINE void add_words(W (&sum)[2], B x) {
+    sum[0] = vaddw_u8(sum[0], vget_low_u8(x));
+    sum[1] = vaddw_high_u8(sum[1], x);
+  }
+  static OCTAVO_INLINE I add_wide(I total, uint16x4_t words) {
+    return vreinterpretq_s32_u32(vaddw_u16(vreinterpretq_u32_s32(total), words));
+  }
+  static OCTAVO_INLINE void widen_words(const W (&sum)[2], I (&total)[4]) {
+    total[0] = add_wide(total[0], vget_low_u16(sum[0]));
+    total[1] = add_wide(total[1], vget_high_u16(sum[0]));
+    total[2] = add_wide(total[2], vget_low_u16(sum[1]));
+    total[3] = add_wide(total[3], vget_high_u16(sum[1]));
+  }
+  static OCTAVO_INLINE W no_words() { return vdupq_n_u16(0); }
 };
 
 }  // namespace

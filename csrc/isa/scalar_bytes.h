@@ -76,6 +76,22 @@ struct ScalarBytes {
     ScalarVector<kL>::template store_codes<4>(y.v, x, offset, 0);
     return y;
   }
+
+  // Sums of bytes in 16 bits, then in 32: in narrow()'s order.
+  struct W {
+    uint16_t v[kCount / 2];
+  };
+  static OCTAVO_INLINE void add_words(W (&sum)[2], B x) {
+    for (int i = 0; i < kCount; ++i) {
+      uint16_t& word = sum[i / (kCount / 2)].v[i % (kCount / 2)];
+      word = static_cast<uint16_t>(word + x.v[i]);
+    }
+  }
+  static OCTAVO_INLINE void widen_words(const W (&sum)[2], I (&total)[4]) {
+    for (int i = 0; i < kCount; ++i)
+      total[i / kL].v[i % kL] += sum[i / (kCount / 2)].v[i % (kCount / 2)];
+  }
+  static OCTAVO_INLINE W no_words() { return {}; }
 };
 
 }  // namespace

@@ -69,6 +69,22 @@ struct Bytes256 {
     return _mm256_packs_epi16(_mm256_adds_epi16(_mm256_packs_epi32(x[0], x[1]), add),
                               _mm256_adds_epi16(_mm256_packs_epi32(x[2], x[3]), add));
   }
+
+  // Sums of bytes in 16 bits, then in 32: in narrow()'s order.
+  using W = __m256i;
+  static OCTAVO_INLINE void add_words(W (&sum)[2], B x) {
+    const __m256i zero = _mm256_setzero_si256();
+    sum[0] = _mm256_add_epi16(sum[0], _mm256_unpacklo_epi8(x, zero));
+    sum[1] = _mm256_add_epi16(sum[1], _mm256_unpackhi_epi8(x, zero));
+  }
+  static OCTAVO_INLINE void widen_words(const W (&sum)[2], I (&total)[4]) {
+    const __m256i zero = _mm256_setzero_si256();
+    total[0] = _mm256_add_epi32(total[0], _mm256_unpacklo_epi16(sum[0], zero));
+    total[1] = _mm256_add_epi32(total[1], _mm256_unpackhi_epi16(sum[0], zero));
+    total[2] = _mm256_add_epi32(total[2], _mm256_unpacklo_epi16(sum[1], zero));
+    total[3] = _mm256_add_epi32(total[3], _mm256_unpackhi_epi16(sum[1], zero));
+  }
+  static OCTAVO_INLINE W no_words() { return _mm256_setzero_si256(); }
 };
 
 }  // namespace

@@ -65,6 +65,22 @@ struct Bytes512 {
     return _mm512_packs_epi16(_mm512_adds_epi16(_mm512_packs_epi32(x[0], x[1]), add),
                               _mm512_adds_epi16(_mm512_packs_epi32(x[2], x[3]), add));
   }
+
+  // Sums of bytes in 16 bits, then in 32: in narrow()'s order.
+  using W = __m512i;
+  static OCTAVO_INLINE void add_words(W (&sum)[2], B x) {
+    const __m512i zero = _mm512_setzero_si512();
+    sum[0] = _mm512_add_epi16(sum[0], _mm512_unpacklo_epi8(x, zero));
+    sum[1] = _mm512_add_epi16(sum[1], _mm512_unpackhi_epi8(x, zero));
+  }
+  static OCTAVO_INLINE void widen_words(const W (&sum)[2], I (&total)[4]) {
+    const __m512i zero = _mm512_setzero_si512();
+    total[0] = _mm512_add_epi32(total[0], _mm512_unpacklo_epi16(sum[0], zero));
+    total[1] = _mm512_add_epi32(total[1], _mm512_unpackhi_epi16(sum[0], zero));
+    total[2] = _mm512_add_epi32(total[2], _mm512_unpacklo_epi16(sum[1], zero));
+    total[3] = _mm512_add_epi32(total[3], _mm512_unpackhi_epi16(sum[1], zero));
+  }
+  static OCTAVO_INLINE W no_words() { return _mm512_setzero_si512(); }
 };
 
 }  // namespace

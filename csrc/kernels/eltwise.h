@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+#include "kernels/bytes.h"
+
 namespace octavo {
 
 struct AddArgs {
@@ -47,11 +49,6 @@ OCTAVO_INLINE void map_bytes(int64_t count, uint8_t* y, const Body& body) {
   const typename Bytes::B last = body(count - kStep, kStep);
   for (int64_t i = 0; i + kStep < count; i += kStep) Bytes::store(y + i, body(i, kStep));
   Bytes::store(y + count - kStep, last);
-}
-
-template <class Bytes>
-OCTAVO_INLINE typename Bytes::B load_bytes(const uint8_t* p, int64_t n) {
-  return n == Bytes::kCount ? Bytes::load(p) : Bytes::load_part(p, n);
 }
 
 // Codes from two tensors: combine(a, b) of floats less their zero points is what is rounded.

@@ -7,7 +7,9 @@
 #include "kernels/gemm_f32.h"
 #include "kernels/info.h"
 #include "kernels/pack.h"
+#include "kernels/pool.h"
 #include "kernels/quantize.h"
+#include "kernels/resize.h"
 
 namespace octavo {
 
