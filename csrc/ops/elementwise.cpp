@@ -5,33 +5,22 @@
 #include <limits>
 #include <vector>
 
+#include "ops/runs.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
 
 namespace octavo {
 namespace {
 
-// Values that one task handles: large enough to hide its cost, small enough to share out.
-constexpr int64_t kTaskValues = 1 << 15;
-
 // Calls body(at, count, channel) for runs of elements: `at` is the run's first element. With
 // inner == 1 a run lies along the channels (channel = its first), else within one channel.
 template <class Body>
-void for_each_run(ChannelLayout layout, int threads, const Body& body) {
+void for_each_channel_run(ChannelLayout layout, int threads, const Body& body) {
   const bool along_channels = layout.inner == 1 && layout.channels > 1;
   const int64_t rows = along_channels ? layout.outer : layout.outer * layout.channels;
   const int64_t length = along_channels ? layout.channels : layout.inner;
-  if (rows == 0 || length == 0) return;
-  const int64_t pieces = std::max<int64_t>(1, length / kTaskValues);  // of one row
-  const int64_t group = std::max<int64_t>(1, kTaskValues / length);   // rows in one task
-  const int64_t tasks = pieces > 1 ? rows * pieces : (rows + group - 1) / group;
-  parallel_for(static_cast<int>(tasks), threads, [&](int task) {
-    const int64_t first = pieces > 1 ? task / pieces : task * group;
-    const int64_t last = pieces > 1 ? first + 1 : std::min(rows, first + group);
-    const int64_t piece = pieces > 1 ? task % pieces : 0;
-    const int64_t from = length * piece / pieces, to = length * (piece + 1) / pieces;
-    for (int64_t row = first; row < last; ++row)
-      body(row * length + from, to - from, along_channels ? from : row % layout.channels);
+  for_each_run(rows, length, threads, [&](int64_t row, int64_t from, int64_t count) {
+    body(row * length + from, count, along_channels ? from : row % layout.channels);
   });
 }
 
@@ -45,7 +34,7 @@ void run_quantize(const KernelTable& table, const float* x, ChannelLayout layout
   note_kernel(table, "quantize_f32u8", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
   const bool narrow = most - least < 255;
-  for_each_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
+  for_each_channel_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
     table.quantize->quantize(x + at, count, scale + channel, step, zero_point + channel, step,
                              is_signed, q + at);
     // Integer bounds: clamping codes is clamping before rounding.
@@ -61,7 +50,7 @@ void run_dequantize(const KernelTable& table, const uint8_t* q, ChannelLayout la
                     int threads) noexcept {
   note_kernel(table, "dequantize_u8f32", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
-  for_each_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
+  for_each_channel_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
     table.quantize->dequantize(q + at, count, is_signed, scale + channel, step,
                                zero_point + channel, step, x + at);
   });
@@ -73,7 +62,7 @@ void run_requantize(const KernelTable& table, const int32_t* acc, ChannelLayout 
                     uint8_t* q, int threads) noexcept {
   note_kernel(table, "requantize_s32u8", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
-  for_each_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
+  for_each_channel_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
     table.quantize->requantize(acc + at, count, bias ? bias + channel * bias_step : nullptr,
                                step * bias_step, multiplier + channel * multiplier_step,
                                step * multiplier_step, lo, hi, zero_point, is_signed, q + at);
@@ -87,7 +76,7 @@ bool run_minmax(const KernelTable& table, const float* x, ChannelLayout layout, 
     least[c] = std::numeric_limits<float>::infinity();
     greatest[c] = -std::numeric_limits<float>::infinity();
   }
-  for_each_run(layout, 1, [&](int64_t at, int64_t count, int64_t channel) {
+  for_each_channel_run(layout, 1, [&](int64_t at, int64_t count, int64_t channel) {
     if (layout.inner == 1 && layout.channels > 1) {
       for (int64_t i = 0; i < count; ++i) {
         const float value = x[at + i];
