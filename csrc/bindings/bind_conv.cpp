@@ -9,30 +9,13 @@
 #include "bindings/context.h"
 #include "bindings/epilogue_arguments.h"
 #include "bindings/fastcall.h"
+#include "bindings/image_arguments.h"
 #include "bindings/ndarray.h"
 #include "bindings/register.h"
 #include "ops/conv.h"
 
 namespace octavo {
 namespace {
-
-// Sizes beyond this are no one's, and their products could overflow.
-constexpr int64_t kLargest = (int64_t{1} << 31) - 1;
-
-template <size_t N>
-std::array<int64_t, N> sizes_of(const py::object& object, const char* name, int64_t least) {
-  const auto values = py::reinterpret_steal<py::tuple>(PySequence_Tuple(object.ptr()));
-  if (!values) throw py::error_already_set();
-  if (values.size() != N)
-    raise_value(name, " must have ", int64_t{N}, " values, got ", int64_t(values.size()));
-  std::array<int64_t, N> sizes{};
-  for (size_t i = 0; i < N; ++i) {
-    sizes[i] = py::cast<int64_t>(values[i]);
-    if (sizes[i] < least || sizes[i] > kLargest)
-      raise_value(name, " must be at least ", least, " and below 2**31, got ", sizes[i]);
-  }
-  return sizes;
-}
 
 // (scale, zero_point, dtype, ...) of a quantized tensor.
 ConvSpec::Quantization quantization_of(const py::tuple& values, const char* name) {
@@ -76,7 +59,7 @@ std::unique_ptr<Conv> make_conv(const py::object& w, const py::object& w_scale,
   if (view.ndim != 4)
     raise_value("w must have 4 dimensions (out, in / groups, height, width), got ",
                 shape_text(view.shape, view.ndim));
-  if (groups < 1 || groups > kLargest) raise_value("groups must be at least 1, got ", groups);
+  if (groups < 1 || groups > kLargestSize) raise_value("groups must be at least 1, got ", groups);
   spec.groups = groups;
   spec.transposed = transposed;
   if (transposed) {
@@ -117,9 +100,7 @@ std::unique_ptr<Conv> make_conv(const py::object& w, const py::object& w_scale,
                   "convolution, got ", more[at], " with stride ", strides[at], " and dilation ",
                   dilations[at]);
   }
-  if (layout != "NCHW" && layout != "NHWC")
-    raise_value("layout must be 'NCHW' or 'NHWC', got '", layout, "'");
-  spec.channels_last = layout == "NHWC";
+  spec.channels_last = is_channels_last(layout);
 
   const EpilogueArguments arguments({w_scale, w_zero_point, bias, x_scale, x_dtype, out_dtype,
                                      out_scale, lo, hi, x_zero_point, out_zero_point},

@@ -11,5 +11,6 @@ void register_elementwise(pybind11::module_& m);
 void register_linear(pybind11::module_& m);
 void register_float(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
+void register_tensor(pybind11::module_& m);
 
 }  // namespace octavo

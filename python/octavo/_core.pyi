@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'LinearOp', 'PackedMatrix', 'available_isas', 'cache_sizes', 'check_isa', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'matmul', 'measure_bandwidth', 'measure_peak', 'minmax', 'pack', 'quantize', 'quantize_rows', 'requantize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'LinearOp', 'PackedMatrix', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -66,6 +66,32 @@ class LinearOp:
     @property
     def out_features(self) -> int:
         ...
+class FloatLinearOp:
+    """
+    A prepared linear operator: y = clip(x * w^T + bias), w in float32 or float16.
+    """
+    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+        """
+        Call self as a function.
+        """
+    def __init__(self, w: typing.Any, *, bias: typing.Any = None, lo: typing.Any = None, hi: typing.Any = None) -> None:
+        ...
+    def unpack(self) -> numpy.ndarray:
+        """
+        The (out_features, in_features) weights, bit for bit.
+        """
+    @property
+    def in_features(self) -> int:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def out_features(self) -> int:
+        ...
 class ConvOp:
     """
     A prepared convolution with weights in 8 bits.
@@ -99,9 +125,25 @@ class ConvOp:
     @property
     def out_channels(self) -> int:
         ...
+def activation_table(name: str, x_scale: typing.Any, x_zero_point: typing.Any, x_dtype: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, alpha: typing.Any = None, beta: typing.Any = None) -> numpy.ndarray:
+    """
+    The (256,) codes of a function of one tensor, for `lookup`: identity, relu, clip (alpha to beta), leaky_relu (alpha, 0.01), elu (alpha, 1), hard_sigmoid (alpha, 0.2; beta, 0.5), hard_swish, sigmoid, silu, tanh, gelu, gelu_tanh.
+    """
+def add(a: typing.Any, b: typing.Any, a_scale: typing.Any, a_zero_point: typing.Any, b_scale: typing.Any, b_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, lo: typing.Any = None, hi: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
+    """
+    Codes of a + b, each an int8 or uint8 ndarray; they broadcast. `lo` and `hi` clip the sum, in real units.
+    """
+def argmax(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex, out: typing.Any = None) -> numpy.ndarray:
+    """
+    int64 index of the first of the greatest codes along `axis`.
+    """
 def available_isas() -> list[str]:
     """
     The ISAs that this CPU and operating system support, best first.
+    """
+def average_pool(x: typing.Any, x_scale: typing.Any, x_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, kernel: typing.Any, stride: typing.Any = None, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False, count_include_pad: bool = False, layout: str = 'NCHW', out: typing.Any = None) -> numpy.ndarray:
+    """
+    Codes of the average under a window; kernel None: of the whole image.
     """
 def cache_sizes() -> tuple[int, int, int]:
     """
@@ -110,6 +152,10 @@ def cache_sizes() -> tuple[int, int, int]:
 def check_isa(name: str) -> None:
     """
     Raise ValueError unless `name` is an ISA that this machine can run.
+    """
+def concat(arrays: typing.Any, tables: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex, out: typing.Any = None) -> numpy.ndarray:
+    """
+    8-bit arrays one after another along `axis`, each through its table of 256 codes (None: as they are).
     """
 def cpu_features() -> str:
     """
@@ -150,6 +196,10 @@ def known_isas() -> list[str]:
 def last_kernel() -> str:
     """
     "isa/kernel" of this thread's last call; "" before any.
+    """
+def lookup(x: typing.Any, table: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    table[x] for each code, x as the byte it is; of the table's dtype.
     """
 def matmul(a: numpy.ndarray, b: numpy.ndarray | PackedMatrix, *, a_zero_point: int | numpy.ndarray = 0, b_zero_point: int | numpy.ndarray = 0, bias: int | float | numpy.ndarray | None = None, multiplier: float | numpy.ndarray | None = None, zero_point: int = 0, clip: tuple[float, float] | None = None, dtype: typing.Any = 'int32', out: numpy.ndarray | None = None) -> numpy.ndarray:
     """
@@ -203,6 +253,10 @@ def matmul(a: numpy.ndarray, b: numpy.ndarray | PackedMatrix, *, a_zero_point: i
     >>> oc.matmul(a, b)
     array([[64770]], dtype=int32)
     """
+def max_pool(x: typing.Any, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), dilation: typing.Any = (1, 1), ceil_mode: bool = False, layout: str = 'NCHW', out: typing.Any = None) -> numpy.ndarray:
+    """
+    The greatest code under a window. `padding` is (top, left, bottom, right) and never wins; `stride` None is the kernel's size.
+    """
 def measure_bandwidth(bytes: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1) -> float:
     """
     Bytes a second of one thread that reads a buffer of that size over and over.
@@ -214,6 +268,10 @@ def measure_peak(isa: str, seconds: typing.SupportsFloat | typing.SupportsIndex 
 def minmax(x: typing.Any, axis: int | None) -> tuple[numpy.ndarray, numpy.ndarray]:
     """
     Least and greatest value, of all or of each index along `axis`.
+    """
+def multiply(a: typing.Any, b: typing.Any, a_scale: typing.Any, a_zero_point: typing.Any, b_scale: typing.Any, b_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, lo: typing.Any = None, hi: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
+    """
+    Codes of a * b; as `add`.
     """
 def pack(b: typing.Any) -> PackedMatrix:
     """
@@ -288,6 +346,10 @@ def requantize(acc: typing.Any, multiplier: typing.Any, zero_point: typing.Suppo
     >>> import numpy as np, octavo as oc
     >>> oc.requantize(np.array([[100, -50]], np.int32), 0.1, 128)
     array([[138, 123]], dtype=uint8)
+    """
+def resize(x: typing.Any, size: typing.Any, mode: str, coordinates: str, rounding: str, x_scale: typing.Any, x_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, layout: str = 'NCHW', out: typing.Any = None) -> numpy.ndarray:
+    """
+    Images of another size (height, width), 'nearest' or 'linear'; `coordinates` and `rounding` (of 'nearest' alone) are named as in ONNX Resize.
     """
 def set_dots_per_thread(dots: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
