@@ -19,22 +19,29 @@ struct Depthwise128 {
   template <class X>
   static OCTAVO_INLINE void reorder(X&) {}
 
-  // Each value saturated to int16, plus `offset`, saturated to int8, at least `least`, xor `flip`.
-  template <int kPart>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const int32x4_t (&x)[4], int32_t offset,
-                                        int32_t least, uint8_t flip) {
-    const int16x8_t add = vdupq_n_s16(static_cast<int16_t>(offset));
-    const int16x8_t low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(x[0]), x[1]), add);
-    const int16x8_t high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(x[2]), x[3]), add);
-    const int8x16_t bytes =
-        vmaxq_s8(vqmovn_high_s16(vqmovn_s16(low), high), vdupq_n_s8(static_cast<int8_t>(least)));
-    vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(bytes), vdupq_n_u8(flip)));
+  // What turns values into codes: each saturated to int16, plus `offset`, saturated to int8, at
+  // least `least`, xor `flip`.
+  struct Codes {
+    int16x8_t offset;
+    int8x16_t least;
+    uint8x16_t flip;
+  };
+  static OCTAVO_INLINE Codes codes(int32_t offset, int32_t least, uint8_t flip) {
+    return {vdupq_n_s16(static_cast<int16_t>(offset)), vdupq_n_s8(static_cast<int8_t>(least)),
+            vdupq_n_u8(flip)};
   }
   template <int kPart>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const int32x4_t (&x)[4], int32_t offset,
-                                             int32_t least, uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const int32x4_t (&x)[4], const Codes& c) {
+    const int16x8_t low = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(x[0]), x[1]), c.offset);
+    const int16x8_t high = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(x[2]), x[3]), c.offset);
+    const int8x16_t bytes = vmaxq_s8(vqmovn_high_s16(vqmovn_s16(low), high), c.least);
+    vst1q_u8(p, veorq_u8(vreinterpretq_u8_s8(bytes), c.flip));
+  }
+  template <int kPart>
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const int32x4_t (&x)[4], const Codes& c,
+                                             int64_t n) {
     uint8_t bytes[kBlock];
-    store_codes<kPart>(bytes, x, offset, least, flip);
+    store_codes<kPart>(bytes, x, c);
     for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
   }
 

@@ -56,21 +56,28 @@ struct ScalarDepthwise {
     }
   }
 
-  // Each value saturated to int16, plus `offset`, saturated to int8, at least `least`, xor `flip`.
-  template <int kPart>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[kV], int32_t offset, int32_t least,
-                                        uint8_t flip) {
-    store_codes_part<kPart>(p, x, offset, least, flip, kBlock);
+  // What turns values into codes: each saturated to int16, plus `offset`, saturated to int8, at
+  // least `least`, xor `flip`.
+  struct Codes {
+    int32_t offset, least;
+    uint8_t flip;
+  };
+  static OCTAVO_INLINE Codes codes(int32_t offset, int32_t least, uint8_t flip) {
+    return {offset, least, flip};
   }
   template <int kPart>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[kV], int32_t offset,
-                                             int32_t least, uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[kV], const Codes& c) {
+    store_codes_part<kPart>(p, x, c, kBlock);
+  }
+  template <int kPart>
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[kV], const Codes& c,
+                                             int64_t n) {
     for (int i = 0; i < kV * kL; ++i) {
       const int64_t at = channel(kPart, 0) + i;
       if (at >= n) return;
-      const int32_t word = ScalarVector<kL>::bound(x[i / kL].v[i % kL], 32767) + offset;
+      const int32_t word = ScalarVector<kL>::bound(x[i / kL].v[i % kL], 32767) + c.offset;
       const int32_t code = ScalarVector<kL>::bound(word, 127);
-      p[at] = static_cast<uint8_t>(static_cast<uint8_t>(code < least ? least : code) ^ flip);
+      p[at] = static_cast<uint8_t>(static_cast<uint8_t>(code < c.least ? c.least : code) ^ c.flip);
     }
   }
 

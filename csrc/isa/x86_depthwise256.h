@@ -51,30 +51,33 @@ struct Depthwise256 {
     return kPart == 0 ? _mm256_unpacklo_epi8(a, b) : _mm256_unpackhi_epi8(a, b);
   }
 
-  // Each value saturated to int16, plus `offset`, saturated to int8, at least `least`, xor `flip`:
-  // eight bytes a lane, twice.
-  static OCTAVO_INLINE __m256i pack(const __m256i (&x)[2], int32_t offset, int32_t least,
-                                    uint8_t flip) {
-    const __m256i words = _mm256_adds_epi16(_mm256_packs_epi32(x[0], x[1]),
-                                            _mm256_set1_epi16(static_cast<int16_t>(offset)));
-    const __m256i bytes = _mm256_max_epi8(_mm256_packs_epi16(words, words),
-                                          _mm256_set1_epi8(static_cast<char>(least)));
-    return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(flip)));
+  // What turns values into codes: each saturated to int16, plus `offset`, saturated to int8, at
+  // least `least`, xor `flip`.
+  struct Codes {
+    __m256i offset, least, flip;
+  };
+  static OCTAVO_INLINE Codes codes(int32_t offset, int32_t least, uint8_t flip) {
+    return {_mm256_set1_epi16(static_cast<int16_t>(offset)),
+            _mm256_set1_epi8(static_cast<char>(least)), _mm256_set1_epi8(static_cast<char>(flip))};
+  }
+  // Eight bytes in the low half of each lane.
+  static OCTAVO_INLINE __m256i pack(const __m256i (&x)[2], const Codes& c) {
+    const __m256i words = _mm256_adds_epi16(_mm256_packs_epi32(x[0], x[1]), c.offset);
+    return _mm256_xor_si256(_mm256_max_epi8(_mm256_packs_epi16(words, words), c.least), c.flip);
   }
   template <int kPart>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const __m256i (&x)[2], int32_t offset,
-                                        int32_t least, uint8_t flip) {
-    const __m256i bytes = pack(x, offset, least, flip);
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const __m256i (&x)[2], const Codes& c) {
+    const __m256i bytes = pack(x, c);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p + channel(kPart, 0)),
                      _mm256_castsi256_si128(bytes));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p + channel(kPart, 1)),
                      _mm256_extracti128_si256(bytes, 1));
   }
   template <int kPart>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const __m256i (&x)[2], int32_t offset,
-                                             int32_t least, uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const __m256i (&x)[2], const Codes& c,
+                                             int64_t n) {
     uint8_t bytes[kBlock];
-    store_codes<kPart>(bytes, x, offset, least, flip);
+    store_codes<kPart>(bytes, x, c);
     for (int v = 0; v < 2; ++v) {
       for (int64_t i = channel(kPart, v); i < channel(kPart, v) + 8 && i < n; ++i) p[i] = bytes[i];
     }

@@ -67,26 +67,29 @@ struct Depthwise512 {
     acc = _mm512_dpbusd_epi32(acc, x, w);
   }
 
-  // Each value saturated to int16, plus `offset`, saturated to int8, at least `least`, xor `flip`.
-  static OCTAVO_INLINE __m512i pack(const __m512i (&x)[4], int32_t offset, int32_t least,
-                                    uint8_t flip) {
-    const __m512i add = _mm512_set1_epi16(static_cast<int16_t>(offset));
-    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(x[0], x[1]), add);
-    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(x[2], x[3]), add);
-    const __m512i bytes =
-        _mm512_max_epi8(_mm512_packs_epi16(low, high), _mm512_set1_epi8(static_cast<char>(least)));
-    return _mm512_xor_si512(bytes, _mm512_set1_epi8(static_cast<char>(flip)));
+  // What turns values into codes: each saturated to int16, plus `offset`, saturated to int8, at
+  // least `least`, xor `flip`.
+  struct Codes {
+    __m512i offset, least, flip;
+  };
+  static OCTAVO_INLINE Codes codes(int32_t offset, int32_t least, uint8_t flip) {
+    return {_mm512_set1_epi16(static_cast<int16_t>(offset)),
+            _mm512_set1_epi8(static_cast<char>(least)), _mm512_set1_epi8(static_cast<char>(flip))};
+  }
+  static OCTAVO_INLINE __m512i pack(const __m512i (&x)[4], const Codes& c) {
+    const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(x[0], x[1]), c.offset);
+    const __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(x[2], x[3]), c.offset);
+    return _mm512_xor_si512(_mm512_max_epi8(_mm512_packs_epi16(low, high), c.least), c.flip);
   }
   template <int kPart>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const __m512i (&x)[4], int32_t offset,
-                                        int32_t least, uint8_t flip) {
-    _mm512_storeu_si512(p, pack(x, offset, least, flip));
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const __m512i (&x)[4], const Codes& c) {
+    _mm512_storeu_si512(p, pack(x, c));
   }
   template <int kPart>
-  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const __m512i (&x)[4], int32_t offset,
-                                             int32_t least, uint8_t flip, int64_t n) {
+  static OCTAVO_INLINE void store_codes_part(uint8_t* p, const __m512i (&x)[4], const Codes& c,
+                                             int64_t n) {
     const __mmask64 first = n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
-    _mm512_mask_storeu_epi8(p, first, pack(x, offset, least, flip));
+    _mm512_mask_storeu_epi8(p, first, pack(x, c));
   }
 
   static constexpr int kCopyBytes = 64;

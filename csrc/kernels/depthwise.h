@@ -107,8 +107,9 @@ namespace octavo {
 namespace {
 
 // The blocks that share channels, and so weights: `count` of them, in_step and out_step apart.
-template <class T>
+template <class Isa>
 struct DepthwiseColumn {
+  using T = typename Isa::Depthwise;
   const DepthwiseArgs& a;
   const typename T::Weight* weights;  // [part][group][vector][lane][tap]
   const int32_t* start;               // in the order of accumulators
@@ -119,13 +120,12 @@ struct DepthwiseColumn {
   const uint8_t** pointers;  // scratch, one a slot
   int64_t in, in_step, out, out_step, count;
   int64_t n, last_n;  // channels of a block, and of the last one
-  int64_t valid(int64_t k) const { return k == count - 1 ? last_n : n; }
 };
 
 // The epilogue of the matrix product, for sums and floats. Called: they take their time anyway.
 template <class Isa, int kPart>
 __attribute__((noinline)) void depthwise_store_plain(
-    const DepthwiseColumn<typename Isa::Depthwise>& c, int64_t at, int64_t n,
+    const DepthwiseColumn<Isa>& c, int64_t at, int64_t n,
     typename Isa::Vector::I (&acc)[Isa::Depthwise::kVectors]) {
   using T = typename Isa::Depthwise;
   using V = typename Isa::Vector;
@@ -146,61 +146,85 @@ __attribute__((noinline)) void depthwise_store_plain(
   }
 }
 
-// The accumulators of one block, row o of its k-th place, to y.
+// Where sums go. All that the loops need is held by value: stores of bytes might change what lies
+// behind a pointer.
 template <class Isa, int kPart, bool kCodes>
-OCTAVO_INLINE void depthwise_store(const DepthwiseColumn<typename Isa::Depthwise>& c, int64_t o,
-                                   int64_t k,
-                                   typename Isa::Vector::I (&acc)[Isa::Depthwise::kVectors]) {
+struct DepthwiseStore {
   using T = typename Isa::Depthwise;
   using V = typename Isa::Vector;
-  constexpr int N = T::kVectors;
-  const DepthwiseArgs& a = c.a;
-  const int64_t at = o * a.out_row_step + c.out + k * c.out_step;
-  const int64_t n = c.valid(k);
-  if constexpr (kCodes) {
+  static constexpr int N = T::kVectors;
+  const DepthwiseColumn<Isa>& c;
+  const float* multiplier;
+  uint8_t* y;
+  int64_t out_step, row_step;
+  int64_t last, n, last_n;
+  typename V::F hi;
+  typename T::Codes codes;
+
+  explicit OCTAVO_INLINE DepthwiseStore(const DepthwiseColumn<Isa>& column)
+      : c(column),
+        multiplier(c.multiplier + kPart * N * V::kLanes),
+        y(static_cast<uint8_t*>(c.a.y) + c.out),
+        out_step(c.out_step),
+        row_step(c.a.out_row_step),
+        last(c.count - 1),
+        n(c.n),
+        last_n(c.last_n) {
     // The lower bound is clamped as a code; the upper one before int32 could overflow.
-    const uint8_t flip = a.output == GemmOutput::kU8 ? 0x80 : 0;
-    const int32_t offset = a.zero_point - flip;
-    const typename V::F hi = V::set(a.hi);
-    typename V::I q[N];
-    OCTAVO_UNROLL
-    for (int v = 0; v < N; ++v)
-      q[v] = V::round(V::min(
-          V::mul(V::to_float(acc[v]), V::load(c.multiplier + (kPart * N + v) * V::kLanes)), hi));
-    const int32_t least = static_cast<int32_t>(__builtin_rintf(a.lo)) + offset;
-    uint8_t* y = static_cast<uint8_t*>(a.y) + at;
-    if (n >= T::kBlock)
-      T::template store_codes<kPart>(y, q, offset, least, flip);
-    else
-      T::template store_codes_part<kPart>(y, q, offset, least, flip, n);
-  } else {
-    depthwise_store_plain<Isa, kPart>(c, at, n, acc);
+    const uint8_t flip = c.a.output == GemmOutput::kU8 ? 0x80 : 0;
+    const int32_t offset = c.a.zero_point - flip;
+    hi = V::set(c.a.hi);
+    if (kCodes)
+      codes = T::codes(offset, static_cast<int32_t>(__builtin_rintf(c.a.lo)) + offset, flip);
   }
-}
+
+  // Row o of the k-th block.
+  OCTAVO_INLINE void operator()(int64_t o, int64_t k, typename V::I (&acc)[N]) const {
+    const int64_t at = o * row_step + k * out_step;
+    const int64_t valid = k == last ? last_n : n;
+    if constexpr (kCodes) {
+      typename V::I q[N];
+      OCTAVO_UNROLL
+      for (int v = 0; v < N; ++v)
+        q[v] =
+            V::round(V::min(V::mul(V::to_float(acc[v]), V::load(multiplier + v * V::kLanes)), hi));
+      if (valid >= T::kBlock)
+        T::template store_codes<kPart>(y + at, q, codes);
+      else
+        T::template store_codes_part<kPart>(y + at, q, codes, valid);
+    } else {
+      depthwise_store_plain<Isa, kPart>(c, c.out + at, valid, acc);
+    }
+  }
+};
 
 // Any taps: each output row on its own.
 template <class Isa, int kPart, bool kCodes>
-void depthwise_taps(const DepthwiseColumn<typename Isa::Depthwise>& c) {
+void depthwise_taps(const DepthwiseColumn<Isa>& c) {
   using T = typename Isa::Depthwise;
   using V = typename Isa::Vector;
   constexpr int N = T::kVectors;
   constexpr int64_t kVectorWeights = V::kLanes * T::kTaps;
   const DepthwiseArgs& a = c.a;
-  const int64_t groups = a.groups;
+  const int64_t groups = a.groups, count = c.count, out_rows = a.out_rows;
   const typename T::Weight* weights = c.weights + kPart * groups * N * kVectorWeights;
-  for (int64_t o = 0; o < a.out_rows; ++o) {
+  const int32_t* start = c.start + kPart * N * V::kLanes;
+  const uint8_t** const pointers = c.pointers;
+  const DepthwiseStore<Isa, kPart, kCodes> store(c);
+  for (int64_t o = 0; o < out_rows; ++o) {
     for (int64_t s = 0; s < groups * T::kTaps; ++s)
-      c.pointers[s] = a.rows[o * a.row_step + a.slot_row[s]] + a.slot_offset[s] + c.in;
-    for (int64_t k = 0; k < c.count; ++k) {
+      pointers[s] = a.rows[o * a.row_step + a.slot_row[s]] + a.slot_offset[s] + c.in;
+    int64_t at = 0;
+    for (int64_t k = 0; k < count; ++k, at += c.in_step) {
       typename V::I acc[N];
       OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v) acc[v] = V::load_i(c.start + (kPart * N + v) * V::kLanes);
+      for (int v = 0; v < N; ++v) acc[v] = V::load_i(start + v * V::kLanes);
       const typename T::Weight* w = weights;
-      const uint8_t* const* pointer = c.pointers;
+      const uint8_t* const* pointer = pointers;
       for (int64_t g = 0; g < groups; ++g) {
         const uint8_t* p[T::kTaps];
         OCTAVO_UNROLL
-        for (int t = 0; t < T::kTaps; ++t) p[t] = pointer[t] + k * c.in_step;
+        for (int t = 0; t < T::kTaps; ++t) p[t] = pointer[t] + at;
         typename T::Taps x[N];
         T::template load_taps<kPart, T::kTaps>(p, x);
         OCTAVO_UNROLL
@@ -208,7 +232,7 @@ void depthwise_taps(const DepthwiseColumn<typename Isa::Depthwise>& c) {
         w += N * kVectorWeights;
         pointer += T::kTaps;
       }
-      depthwise_store<Isa, kPart, kCodes>(c, o, k, acc);
+      store(o, k, acc);
     }
   }
 }
@@ -225,21 +249,33 @@ struct DepthwiseRows {
   static constexpr int64_t kVectorWeights = V::kLanes * T::kTaps;
   using Acc = typename V::I[kAges][N];
 
-  const DepthwiseColumn<T>& c;
+  const uint8_t* const* rows;
+  const int32_t* start;
   const typename T::Weight* weights;
+  int64_t out_rows;
   int64_t offset[kGroupsOfRow * T::kTaps];
+  DepthwiseStore<Isa, kPart, kCodes> store;
+
+  explicit OCTAVO_INLINE DepthwiseRows(const DepthwiseColumn<Isa>& c)
+      : rows(c.a.rows),
+        start(c.start + kPart * N * V::kLanes),
+        weights(c.weights + kPart * c.a.groups * N * kVectorWeights),
+        out_rows(c.a.out_rows),
+        store(c) {
+    for (int t = 0; t < kGroupsOfRow * T::kTaps; ++t) offset[t] = c.a.slot_offset[t];
+  }
 
   // Rows of step s to outputs of ages kFirst .. kLast.
   template <int kFirst, int kLast>
   OCTAVO_INLINE void step(int64_t s, int64_t at, Acc& acc) const {
     if constexpr (kFirst == 0) {
       OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v) acc[0][v] = V::load_i(c.start + (kPart * N + v) * V::kLanes);
+      for (int v = 0; v < N; ++v) acc[0][v] = V::load_i(start + v * V::kLanes);
     }
     OCTAVO_UNROLL
     for (int j = 0; j < kS; ++j) {
       if (kFirst * kS + j >= kH) continue;
-      const uint8_t* row = c.a.rows[s * kS + j] + at;
+      const uint8_t* row = rows[s * kS + j] + at;
       OCTAVO_UNROLL
       for (int q = 0; q < kGroupsOfRow; ++q) {
         const uint8_t* p[T::kTaps];
@@ -262,10 +298,6 @@ struct DepthwiseRows {
       }
     }
   }
-  OCTAVO_INLINE void finish(int64_t o, int64_t k, Acc& acc) const {
-    depthwise_store<Isa, kPart, kCodes>(c, o, k, acc[kAges - 1]);
-    age(acc);
-  }
   static OCTAVO_INLINE void age(Acc& acc) {
     OCTAVO_UNROLL
     for (int d = kAges - 1; d > 0; --d) {
@@ -284,31 +316,33 @@ struct DepthwiseRows {
   template <int kFirst>
   OCTAVO_INLINE void end(int64_t at, int64_t k, Acc& acc) const {
     if constexpr (kFirst < kAges) {
-      const int64_t s = c.a.out_rows + kFirst - 1;
+      const int64_t s = out_rows + kFirst - 1;
       step<kFirst, kAges - 1>(s, at, acc);
-      finish(s - (kAges - 1), k, acc);
+      store(s - (kAges - 1), k, acc[kAges - 1]);
+      age(acc);
       end<kFirst + 1>(at, k, acc);
     }
   }
 
-  static void run(const DepthwiseColumn<T>& c) {
-    DepthwiseRows rows = {c, c.weights + kPart * c.a.groups * N * kVectorWeights, {}};
-    for (int t = 0; t < kGroupsOfRow * T::kTaps; ++t) rows.offset[t] = c.a.slot_offset[t];
-    for (int64_t k = 0; k < c.count; ++k) {
-      const int64_t at = c.in + k * c.in_step;
+  static void run(const DepthwiseColumn<Isa>& c) {
+    const DepthwiseRows self(c);
+    const int64_t count = c.count, in_step = c.in_step;
+    int64_t at = c.in;
+    for (int64_t k = 0; k < count; ++k, at += in_step) {
       Acc acc;
-      rows.template begin<0>(at, acc);
-      for (int64_t s = kAges - 1; s < c.a.out_rows; ++s) {
-        rows.template step<0, kAges - 1>(s, at, acc);
-        rows.finish(s - (kAges - 1), k, acc);
+      self.template begin<0>(at, acc);
+      for (int64_t s = kAges - 1; s < self.out_rows; ++s) {
+        self.template step<0, kAges - 1>(s, at, acc);
+        self.store(s - (kAges - 1), k, acc[kAges - 1]);
+        age(acc);
       }
-      rows.template end<1>(at, k, acc);
+      self.template end<1>(at, k, acc);
     }
   }
 };
 
 template <class Isa, int kPart, bool kCodes>
-void depthwise_part(const DepthwiseColumn<typename Isa::Depthwise>& c) {
+void depthwise_part(const DepthwiseColumn<Isa>& c) {
   const DepthwiseArgs& a = c.a;
   const int64_t steps = (a.kernel_h + a.row_step - 1) / a.row_step;
   if constexpr (Isa::Depthwise::kHoldsRows) {
@@ -429,21 +463,21 @@ void depthwise_run(const DepthwiseArgs& a) {
       depthwise_order<Isa, 1>(a, channel, bias, multiplier, weights, start, ordered);
 
     const int64_t here = p * kBlock;
-    DepthwiseColumn<T> c = {a,
-                            weights,
-                            start,
-                            ordered,
-                            &store,
-                            multiplier,
-                            bias_f32,
-                            pointers,
-                            here,
-                            a.in_step,
-                            here,
-                            a.out_step,
-                            a.runs,
-                            a.run_length - here,
-                            a.run_length - here};
+    DepthwiseColumn<Isa> c = {a,
+                              weights,
+                              start,
+                              ordered,
+                              &store,
+                              multiplier,
+                              bias_f32,
+                              pointers,
+                              here,
+                              a.in_step,
+                              here,
+                              a.out_step,
+                              a.runs,
+                              a.run_length - here,
+                              a.run_length - here};
     if (a.flat) {
       c.in_step = c.out_step = period * kBlock;
       c.count = (blocks - p + period - 1) / period;
