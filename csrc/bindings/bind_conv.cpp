@@ -39,6 +39,34 @@ py::tuple tuple_of(const py::object& object, const char* name, size_t size) {
   return values;
 }
 
+ConvSpec::Weights weights_of(const ArrayView& w) {
+  switch (type_of(w)) {
+    case Type::kInt8:
+      return ConvSpec::Weights::kS8;
+    case Type::kUInt8:
+      return ConvSpec::Weights::kU8;
+    case Type::kFloat32:
+      return ConvSpec::Weights::kF32;
+    case Type::kFloat16:
+      return ConvSpec::Weights::kF16;
+    default:
+      raise_type("w must be int8, uint8, float32 or float16, got ", dtype_name(w));
+  }
+}
+
+Type type_of(ConvSpec::Weights weights) {
+  switch (weights) {
+    case ConvSpec::Weights::kS8:
+      return Type::kInt8;
+    case ConvSpec::Weights::kU8:
+      return Type::kUInt8;
+    case ConvSpec::Weights::kF32:
+      return Type::kFloat32;
+    default:
+      return Type::kFloat16;
+  }
+}
+
 std::unique_ptr<Conv> make_conv(const py::object& w, const py::object& w_scale,
                                 const py::object& w_zero_point, const py::object& bias,
                                 const py::object& stride, const py::object& padding, bool same,
@@ -54,8 +82,7 @@ std::unique_ptr<Conv> make_conv(const py::object& w, const py::object& w_scale,
   ConvSpec spec{};
   const ArrayView view = view_of(w.ptr(), "w");
   const Type w_type = type_of(view);
-  if (w_type != Type::kInt8 && w_type != Type::kUInt8)
-    raise_type("w must be int8 or uint8, got ", dtype_name(view));
+  spec.weights = weights_of(view);
   if (view.ndim != 4)
     raise_value("w must have 4 dimensions (out, in / groups, height, width), got ",
                 shape_text(view.shape, view.ndim));
@@ -78,8 +105,7 @@ std::unique_ptr<Conv> make_conv(const py::object& w, const py::object& w_scale,
   if (view.size() == 0)
     raise_value("w must not be empty, got shape ", shape_text(view.shape, view.ndim));
   const py::array plain = contiguous(view, w_type);
-  spec.w = static_cast<const uint8_t*>(plain.data());
-  spec.w_is_signed = w_type == Type::kInt8;
+  spec.w = plain.data();
 
   const auto strides = sizes_of<2>(stride, "stride", 1);
   const auto dilations = sizes_of<2>(dilation, "dilation", 1);
@@ -254,10 +280,11 @@ PyObject* conv_tp_call(PyObject* self, PyObject* args, PyObject* keywords) {
 }  // namespace
 
 void register_conv(py::module_& m) {
-  py::class_<Conv> conv(m, "ConvOp", "A prepared convolution with weights in 8 bits.",
-                        py::custom_type_setup([](PyHeapTypeObject* heap_type) {
-                          heap_type->ht_type.tp_call = conv_tp_call;
-                        }));
+  py::class_<Conv> conv(
+      m, "ConvOp",
+      "A prepared convolution with weights in 8 bits, or (w_scale None) in float32 or float16.",
+      py::custom_type_setup(
+          [](PyHeapTypeObject* heap_type) { heap_type->ht_type.tp_call = conv_tp_call; }));
   conv.def(py::init(&make_conv), py::arg("w"), py::arg("w_scale"), py::arg("w_zero_point"),
            py::kw_only(), py::arg("bias") = py::none(), py::arg("stride") = py::make_tuple(1, 1),
            py::arg("padding") = py::make_tuple(0, 0, 0, 0), py::arg("same") = false,
@@ -289,10 +316,10 @@ void register_conv(py::module_& m) {
       [](const Conv& op) {
         const ConvSpec& s = op.spec();
         py::array array(
-            dtype_of(s.w_is_signed ? Type::kInt8 : Type::kUInt8),
+            dtype_of(type_of(s.weights)),
             Shape{s.transposed ? s.in_c : s.out_c, (s.transposed ? s.out_c : s.in_c) / s.groups,
                   s.kernel_h, s.kernel_w});
-        op.unpack(static_cast<uint8_t*>(array.mutable_data()));
+        op.unpack(array.mutable_data());
         return array;
       },
       "The codes of the weights, exactly, in the shape they were given in.");

@@ -45,17 +45,23 @@ Type type_of(OutputKind output) {
 }
 
 EpilogueArguments::EpilogueArguments(const Objects& o, int64_t n, Type w_type, const char* output) {
-  scale_ = float_parameter(o.w_scale.ptr(), "w_scale");
+  const bool is_float = w_type == Type::kFloat32 || w_type == Type::kFloat16;
+  if (is_float && (!o.w_scale.is_none() || !o.x_scale.is_none()))
+    raise_value("float weights take no scales: w_scale and x_scale must be None");
+  scale_ = is_float ? Parameter<float>(1.0f) : float_parameter(o.w_scale.ptr(), "w_scale");
   const std::string per = std::string("one an ") + output;
   check_length(scale_.size(), n, "w_scale", per.c_str());
   for (float value : scale_) check_scale(value, "w_scale");
   spec.n = n;
   spec.w_scale = scale_.data();
   spec.w_scale_count = static_cast<int64_t>(scale_.size());
-  spec.w_is_signed = w_type == Type::kInt8;
-  if (!o.w_zero_point.is_none()) zero_ = int_parameter(o.w_zero_point.ptr(), "w_zero_point");
+  spec.w_is_signed = w_type != Type::kUInt8;
+  if (!is_float && !o.w_zero_point.is_none())
+    zero_ = int_parameter(o.w_zero_point.ptr(), "w_zero_point");
   check_length(zero_.size(), n, "w_zero_point", per.c_str());
-  for (int32_t value : zero_) check_code(value, w_type, "w_zero_point");
+  for (int32_t value : zero_) {
+    if (!is_float) check_code(value, w_type, "w_zero_point");
+  }
   spec.w_zero_point = zero_.data();
   spec.w_zero_point_count = static_cast<int64_t>(zero_.size());
 
@@ -74,6 +80,8 @@ EpilogueArguments::EpilogueArguments(const Objects& o, int64_t n, Type w_type, c
   const Type out_type =
       parse_dtype(o.out_dtype.ptr(), {Type::kFloat32, Type::kInt32, Type::kUInt8, Type::kInt8});
   spec.output = output_of(out_type);
+  if (is_float && out_type != Type::kFloat32)
+    raise_value("float weights give a float32 result, not ", type_name(out_type));
   if (spec.is_dynamic && out_type == Type::kInt32)
     raise_value("an int32 result needs x_scale: without it, parts of x have scales of their own");
   if (out_type == Type::kUInt8 || out_type == Type::kInt8) {

@@ -23,6 +23,10 @@ constexpr int64_t kGatheredPixels = 64;
 constexpr int64_t kMostColumns = 128;
 // The micro-kernel reads whole k-groups of a window: this far beyond its end.
 constexpr int64_t kSlack = 64;
+// Integer dot products do more in the time of a fused multiply-add.
+constexpr int64_t kMacsPerFloatMac = 4;
+// Float weights of more than this are taken a few kernel rows at a time.
+constexpr int64_t kPartBytes = 256 << 10;
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
@@ -55,22 +59,64 @@ Taps taps_inside(int64_t at, int64_t dilation, int64_t count, int64_t size) {
   return {from, to};
 }
 
+// Packed weights of either kind, as the loops see them.
+struct Panels {
+  const KernelTable* table;
+  const char* data;
+  int64_t stride;       // bytes from panel to panel
+  int64_t value_bytes;  // as stored
+  int64_t n, padded_n, channels;
+  int64_t kr;
+  bool is_float;
+  const ConvWeights* integers;  // null: no zero point to account for
+
+  explicit Panels(const ConvWeights& w)
+      : table(w.packed().table),
+        data(reinterpret_cast<const char*>(w.packed().panels)),
+        stride(w.packed().panel_stride),
+        value_bytes(1),
+        n(w.packed().n),
+        padded_n(w.packed().padded_n),
+        channels(w.channels()),
+        kr(table->info->kr),
+        is_float(false),
+        integers(&w) {}
+  explicit Panels(const ConvFloatWeights& w)
+      : table(w.packed().table),
+        data(w.packed().panel(0, 0)),
+        stride(w.packed().panel_stride * (w.packed().is_half ? 2 : 4)),
+        value_bytes(w.packed().is_half ? 2 : 4),
+        n(w.packed().n),
+        padded_n(w.packed().padded_n),
+        channels(w.channels()),
+        kr(1),
+        is_float(true),
+        integers(nullptr) {}
+
+  int64_t count() const { return ceil_div(n, table->info->nr); }
+  int64_t width(int64_t panel) const {
+    return std::min<int64_t>(table->info->nr, padded_n - panel * table->info->nr);
+  }
+  int64_t bytes() const { return stride / table->info->nr * padded_n; }
+};
+
 class Conv {
  public:
-  Conv(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
+  Conv(const Panels& b, const ConvGeometry& g, const ConvX& x, const ConvY& y,
        const int32_t* col_start, int64_t columns)
-      : w_(w),
-        b_(w.packed()),
+      : b_(b),
         g_(g),
         x_(x),
         y_(y),
         col_start_(col_start),
         kernels_(*b_.table),
         info_(*b_.table->info) {
-    const int64_t channels = w.channels();
-    segment_ = round_up(g.kernel_w * channels, info_.kr);
-    widens_ = info_.a_bytes == 2;
-    flip_ = !widens_ && x.is_signed != info_.a_signed ? 0x80 : 0;
+    const int64_t channels = b.channels;
+    segment_ = round_up(g.kernel_w * channels, b.kr);
+    x_bytes_ = b.is_float ? 4 : 1;
+    a_bytes_ = b.is_float ? 4 : info_.a_bytes;
+    widens_ = !b.is_float && info_.a_bytes == 2;
+    flip_ = !b.is_float && !widens_ && x.is_signed != info_.a_signed ? 0x80 : 0;
     if (!info_.flips) std::swap(flip_, copy_flip_);
     const Taps left = taps_inside(-g.pad_left, g.dilation_w, g.kernel_w, g.in_w);
     const Taps right =
@@ -81,7 +127,8 @@ class Conv {
     const auto all = [](const Taps& t, int64_t count) { return t.from == 0 && t.to == count; };
     const bool has_padding = !all(left, g.kernel_w) || !all(right, g.kernel_w) ||
                              !all(top, g.kernel_h) || !all(bottom, g.kernel_h);
-    const bool is_run = g.kernel_w == 1 || (g.dilation_w == 1 && x.pixel_stride == channels);
+    const bool is_run =
+        g.kernel_w == 1 || (g.dilation_w == 1 && x.pixel_stride == channels * x_bytes_);
     copies_ = has_padding || widens_ || copy_flip_ || !is_run;
     // Of a kernel one wide (high), a window holds the columns (rows) that are read, no others.
     gathers_ = copies_ && (g.kernel_w == 1 ? g.stride_w > 1 : g.dilation_w > 1);
@@ -91,16 +138,16 @@ class Conv {
       pixel_ = (gathers_ ? g.kernel_w : g.stride_w) * channels;
       pitch_ = round_up(window_w_ * channels, 64);
       // Rows a multiple of 4 kB apart would share a set of L1.
-      if (pitch_ * info_.a_bytes % 4096 == 0) pitch_ += 64;
+      if (pitch_ * a_bytes_ % 4096 == 0) pitch_ += 64;
       segment_length_ = segment_;
     } else {
-      pixel_ = g.stride_w * x.pixel_stride;
-      pitch_ = x.row_stride;
+      pixel_ = g.stride_w * x.pixel_stride / x_bytes_;
+      pitch_ = x.row_stride / x_bytes_;
       segment_length_ = g.kernel_w * channels;
     }
     row_ = (picks_rows_ ? 1 : g.stride_h) * pitch_;
-    zero_ = stored_a_zero_point(kernels_, x.is_signed, x.zero_point);
-    clips_columns_ = copies_ && !gathers_ && channels % info_.kr == 0 &&
+    zero_ = b.is_float ? 0 : stored_a_zero_point(kernels_, x.is_signed, x.zero_point);
+    clips_columns_ = copies_ && !gathers_ && channels % b.kr == 0 &&
                      (!all(left, g.kernel_w) || !all(right, g.kernel_w));
     // Columns of output all of whose taps lie inside.
     inner_from_ = 0;
@@ -121,13 +168,13 @@ class Conv {
     return picks_rows_ ? rows : (rows - 1) * g_.stride_h + (g_.kernel_h - 1) * g_.dilation_h + 1;
   }
   int64_t window_bytes(int64_t rows) const {
-    return (window_rows(rows) * pitch_ + kSlack) * info_.a_bytes;
+    return (window_rows(rows) * pitch_ + kSlack) * a_bytes_;
   }
   bool copies() const { return copies_; }
 
   // Output rows that read about kWindowBytes.
   int64_t chunk_rows() const {
-    const int64_t row_bytes = std::max<int64_t>(row_ * info_.a_bytes, 1);
+    const int64_t row_bytes = std::max<int64_t>(row_ * a_bytes_, 1);
     const int64_t halo = window_bytes(1) - row_bytes;
     return std::clamp<int64_t>((kWindowBytes - halo) / row_bytes, 1, g_.out_h);
   }
@@ -165,20 +212,32 @@ class Conv {
     GemmArgs g{};
     g.a_flip = flip_;
     g.row_scale = &one;
-    g.activate = y_.c.activate;
     g.lo = y_.c.lo;
     g.hi = y_.c.hi;
     g.zero_point = y_.c.zero_point;
     g.output = output();
     g.pitch = g_.dilation_h * pitch_;
-    const bool streams = static_cast<int64_t>(panel_bytes(b_)) > l2;
+    const bool streams = b_.bytes() > l2;
     const int64_t rows = to - from, nr = info_.nr;
-    const bool expands = info_.b_bytes == 2 && rows * (block.right - block.left) > 4 * info_.mr &&
-                         b_.panel_stride <= kExpandedPanel;
-    int16_t* expanded = nullptr;
-    if (expands)
-      expanded = static_cast<int16_t*>(
-          scratch(ScratchSlot::kExpanded, static_cast<size_t>(b_.panel_stride) * 2));
+    // Kernel rows of one part: float sums of a large panel pass through C, so that it stays in L2.
+    const int64_t part_rows =
+        b_.is_float ? std::max<int64_t>(1, kPartBytes / std::max<int64_t>(1, segment_ * nr * 4))
+                    : std::max<int64_t>(1, g_.kernel_h);
+    // Widening what several tiles read once pays, where it then fits.
+    const bool many = rows * (block.right - block.left) > 4 * info_.mr;
+    const bool expands = b_.is_float ? b_.value_bytes == 2 && many
+                                     : info_.b_bytes == 2 && many && b_.stride <= kExpandedPanel;
+    const int64_t b_bytes = !expands ? b_.value_bytes : b_.is_float ? 4 : 2;
+    char* expanded = nullptr;
+    if (expands) {
+      const int64_t values =
+          std::min(part_rows, std::max<int64_t>(1, g_.kernel_h)) * segment_ * nr + kSlack;
+      expanded = static_cast<char*>(
+          scratch(ScratchSlot::kExpanded, static_cast<size_t>(values * b_bytes)));
+    }
+    const auto kernel = !b_.is_float   ? kernels_.gemm->run
+                        : b_bytes == 2 ? kernels_.gemm_f32->run_half
+                                       : kernels_.gemm_f32->run;
     // Down the columns: those whose kernels are cut, or all where rows are shorter than they.
     const bool down = rows >= kLeastRows;
     int64_t inner_from = block.left, inner_to = block.right;
@@ -189,34 +248,38 @@ class Conv {
     if (down && inner_to - inner_from < kLeastRows && rows > inner_to - inner_from)
       inner_to = inner_from;
 
-    for (int64_t p = p0; p < p1; ++p) {
-      const int64_t column = p * nr;
-      g.width = b_.panel_width(p);
+    const int64_t parts = std::max<int64_t>(1, ceil_div(g_.kernel_h, part_rows));
+    for (int64_t step = p0 * parts; step < p1 * parts; ++step) {
+      const int64_t p = step / parts, column = p * nr;
+      const Taps part{step % parts * part_rows,
+                      std::min(g_.kernel_h, (step % parts + 1) * part_rows)};
+      const bool is_last = part.to == g_.kernel_h;
+      g.accumulate = part.from > 0;
+      g.activate = is_last && y_.c.activate;
+      g.width = b_.width(p);
       g.n = std::min(nr, b_.n - column);
-      const int8_t* panel = b_.panels + p * b_.panel_stride;
-      const void* weights = panel;
+      const int64_t segment_values = segment_ * g.width;
+      const char* weights = b_.data + p * b_.stride + part.from * segment_values * b_.value_bytes;
       if (expands) {
-        kernels_.gemm->expand_b(panel, b_.groups * info_.kr * g.width, expanded);
+        expand(weights, (part.to - part.from) * segment_values, expanded);
         weights = expanded;
       }
       g.b_expanded = expands;
-      const int64_t b_bytes = expands ? 2 : 1;
-      const int64_t segment_values = segment_ * g.width;
       g.multiplier = y_.c.multiplier ? y_.c.multiplier + column : nullptr;
-      g.bias = y_.c.bias_f32 ? y_.c.bias_f32 + column : nullptr;
+      g.bias = is_last && y_.c.bias_f32 ? y_.c.bias_f32 + column : nullptr;
       g.b_prefetch = streams ? 16384 : 0;
       alignas(64) int32_t start[kMostColumns];
       // One run of the micro-kernel: `m` output pixels from (row, ox) on, these taps.
       const auto run = [&](int64_t row, int64_t ox, int64_t m, Taps ky, Taps kx) {
+        ky = {std::clamp(ky.from, part.from, part.to), std::clamp(ky.to, part.from, part.to)};
         g.m = m;
         g.segments = ky.to - ky.from;
-        const int64_t skipped = kx.from * w_.channels();
-        g.a = window + (row * row_ + (ox - block.left) * pixel_ + ky.from * g.pitch + skipped) *
-                           info_.a_bytes;
-        g.b = static_cast<const char*>(weights) +
-              (ky.from * segment_values + skipped * g.width) * b_bytes;
+        const int64_t skipped = kx.from * b_.channels;
+        g.a = window +
+              (row * row_ + (ox - block.left) * pixel_ + ky.from * g.pitch + skipped) * a_bytes_;
+        g.b = weights + ((ky.from - part.from) * segment_values + skipped * g.width) * b_bytes;
         g.c = y + (row * y_.row_stride + ox * y_.pixel_stride + column) * value_bytes;
-        kernels_.gemm->run(g);
+        kernel(g);
         g.b_prefetch = 0;
       };
 
@@ -242,7 +305,7 @@ class Conv {
         Taps kx = every_column;
         if (clips_columns_) {
           kx = taps_inside(ox * g_.stride_w - g_.pad_left, g_.dilation_w, g_.kernel_w, g_.in_w);
-          g.segment_length = (kx.to - kx.from) * w_.channels();
+          g.segment_length = (kx.to - kx.from) * b_.channels;
           g.b_skip = segment_values - g.segment_length * g.width;
         }
         g.col_init = column_start(every_row, kx, column, start);
@@ -272,8 +335,17 @@ class Conv {
     }
   }
 
+  void expand(const char* stored, int64_t values, char* out) const {
+    if (b_.is_float)
+      kernels_.gemm_f32->widen(reinterpret_cast<const uint16_t*>(stored), values,
+                               reinterpret_cast<float*>(out));
+    else
+      kernels_.gemm->expand_b(reinterpret_cast<const int8_t*>(stored), values, out);
+  }
+
   // Where the accumulators of one panel start if these taps alone are summed.
   const int32_t* column_start(Taps ky, Taps kx, int64_t column, int32_t* out) const {
+    if (b_.is_float) return nullptr;
     const int32_t* all = col_start_ + column;
     const bool is_all =
         ky.from == 0 && ky.to == g_.kernel_h && kx.from == 0 && kx.to == g_.kernel_w;
@@ -284,7 +356,7 @@ class Conv {
     for (int64_t i = 0; i < g_.kernel_h; ++i) {
       for (int64_t j = 0; j < g_.kernel_w; ++j) {
         if (i >= ky.from && i < ky.to && j >= kx.from && j < kx.to) continue;
-        const int32_t* sum = w_.tap_sum(i * g_.kernel_w + j) + column;
+        const int32_t* sum = b_.integers->tap_sum(i * g_.kernel_w + j) + column;
         for (int64_t n = 0; n < width; ++n)
           out[n] = static_cast<int32_t>(static_cast<uint32_t>(out[n]) +
                                         zero * static_cast<uint32_t>(sum[n]));
@@ -304,12 +376,12 @@ class Conv {
           picks_rows_ ? (from + r) * g_.stride_h - g_.pad_top : from * g_.stride_h - g_.pad_top + r;
       const bool inside = iy >= 0 && iy < g_.in_h;
       const uint8_t* row = inside ? source + iy * x_.row_stride : nullptr;
-      char* out = memory + r * pitch_ * info_.a_bytes;
+      char* out = memory + r * pitch_ * a_bytes_;
       if (gathers_) {
         for (int64_t ox = 0; ox < block.right - block.left; ++ox) {
           for (int64_t j = 0; j < g_.kernel_w; ++j) {
             const int64_t ix = ox * g_.stride_w - padding + j * g_.dilation_w;
-            char* at = out + (ox * g_.kernel_w + j) * w_.channels() * info_.a_bytes;
+            char* at = out + (ox * g_.kernel_w + j) * b_.channels * a_bytes_;
             if (inside && ix >= 0 && ix < g_.in_w)
               copy_pixels(at, row + ix * x_.pixel_stride, 1);
             else
@@ -320,7 +392,7 @@ class Conv {
       }
       const int64_t first = std::clamp<int64_t>(padding, 0, width);
       const int64_t last = inside ? std::clamp<int64_t>(g_.in_w + padding, first, width) : first;
-      const int64_t bytes = w_.channels() * info_.a_bytes;
+      const int64_t bytes = b_.channels * a_bytes_;
       if (inside && last > first)
         copy_pixels(out + first * bytes, row + (first - padding) * x_.pixel_stride, last - first);
       pad_pixels(out, first);
@@ -330,7 +402,7 @@ class Conv {
 
   // May write zeros up to a k-group beyond.
   void copy_pixels(char* out, const uint8_t* in, int64_t pixels) const {
-    int64_t length = w_.channels();
+    int64_t length = b_.channels * x_bytes_;
     int64_t stride = x_.pixel_stride;
     if (stride == length) {
       length *= pixels;
@@ -355,23 +427,25 @@ class Conv {
   }
 
   void pad_pixels(char* out, int64_t pixels) const {
-    const int64_t values = pixels * w_.channels();
+    const int64_t values = pixels * b_.channels;
     if (values <= 0) return;
-    if (widens_)
+    if (b_.is_float)
+      std::memset(out, 0, static_cast<size_t>(values) * sizeof(float));
+    else if (widens_)
       std::fill_n(reinterpret_cast<int16_t*>(out), values, static_cast<int16_t>(x_.zero_point));
     else
       std::memset(out, static_cast<uint8_t>(x_.zero_point) ^ copy_flip_,
                   static_cast<size_t>(values));
   }
 
-  const ConvWeights& w_;
-  const PackedB& b_;
+  const Panels& b_;
   const ConvGeometry& g_;
   const ConvX& x_;
   const ConvY& y_;
   const int32_t* col_start_;
   const KernelTable& kernels_;
   const InfoKernels& info_;
+  int64_t x_bytes_, a_bytes_;  // of a value of x; of one of a window
   bool widens_, copies_, gathers_, picks_rows_, clips_columns_;
   uint8_t flip_, copy_flip_ = 0;
   // In values: between output pixels, between output rows, between rows of the window.
@@ -428,11 +502,77 @@ bool conv_gathered(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, 
   return fits.load();
 }
 
+// Images and blocks of rows are shared out (of columns, where rows are long and few); panels too,
+// where weights outweigh the images.
+void share_out(const Panels& b, const ConvGeometry& g, const ConvX& x, const ConvY& y,
+               const int32_t* col_start, int threads) {
+  const int64_t across = y.finish ? 1 : ceil_div(g.out_w, kBlockColumns);
+  const Conv conv(b, g, x, y, col_start, ceil_div(g.out_w, across));
+  int64_t chunks = ceil_div(g.out_h, conv.chunk_rows());
+  int64_t parts = 1;
+  const int64_t panels = b.count();
+  if (g.batch * chunks * across < int64_t{2} * threads && threads > 1) {
+    const bool heavy = b.bytes() > conv.window_bytes(g.out_h);
+    if (panels >= threads && (heavy || g.out_h < int64_t{4} * threads))
+      parts = std::min<int64_t>(panels, ceil_div(int64_t{2} * threads, g.batch * chunks * across));
+    else
+      chunks = std::min(g.out_h, round_up(std::max<int64_t>(chunks, threads), threads));
+  }
+  note_kernel(*b.table,
+              !b.is_float          ? "gemm_u8s8s32"
+              : b.value_bytes == 2 ? "gemm_f16f32"
+                                   : "gemm_f32",
+              conv.copies() ? "windows of padded rows" : "rows in place",
+              g.batch * g.out_h * g.out_w, b.n, g.kernel_h * g.kernel_w * b.channels, threads);
+  parallel_for(static_cast<int>(g.batch * chunks * across * parts), threads, [&](int task) {
+    int64_t at = task;
+    const auto next = [&at](int64_t count) {
+      const int64_t i = at % count;
+      at /= count;
+      return i;
+    };
+    const int64_t part = next(parts), column = next(across), chunk = next(chunks), image = at;
+    const Conv::Block block = {g.out_h * chunk / chunks, g.out_h * (chunk + 1) / chunks,
+                               g.out_w * column / across, g.out_w * (column + 1) / across};
+    conv.compute(image, block, panels * part / parts, panels * (part + 1) / parts);
+  });
+}
+
+// True if every pixel is one row of a plain product, all of them one stride apart.
+bool is_product(const ConvGeometry& g, const ConvX& x, const ConvY& y) {
+  return g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 &&
+         g.pad_top == 0 && g.pad_left == 0 && g.in_h == g.out_h && g.in_w == g.out_w && !y.finish &&
+         x.row_stride == g.in_w * x.pixel_stride && y.row_stride == g.out_w * y.pixel_stride &&
+         (g.batch == 1 ||
+          (x.image_stride == g.in_h * x.row_stride && y.image_stride == g.out_h * y.row_stride));
+}
+
+struct KernelShape {
+  int64_t out_c, channels, kernel_h, kernel_w, groups;
+  int64_t segment_length;  // rows of the matrix that one kernel row takes
+};
+
+// body(at, in_matrix) for each weight: its place by `strides`, and in a matrix of out_c columns.
+template <class Body>
+void for_each_weight(const KernelShape& s, const int64_t (&strides)[4], const Body& body) {
+  const int64_t group_c = s.channels / s.groups, group_n = s.out_c / s.groups;
+  for (int64_t n = 0; n < s.out_c; ++n) {
+    for (int64_t c = 0; c < group_c; ++c) {
+      for (int64_t i = 0; i < s.kernel_h; ++i) {
+        for (int64_t j = 0; j < s.kernel_w; ++j) {
+          const int64_t k = i * s.segment_length + j * s.channels + n / group_n * group_c + c;
+          body(n * strides[0] + c * strides[1] + i * strides[2] + j * strides[3], k * s.out_c + n);
+        }
+      }
+    }
+  }
+}
+
 // Dilated kernels one high run down a column instead of along a row, each tap a segment of its own:
 // nothing is gathered then.
-void turn(ConvGeometry& g, const PackedB& b, ConvX& x, ConvY& y) {
+void turn(ConvGeometry& g, int64_t kr, ConvX& x, ConvY& y) {
   const bool rows_alone = g.kernel_h == 1 && g.stride_h == 1 && g.pad_top == 0 && g.in_h == g.out_h;
-  const bool is_whole = g.in_c % b.table->info->kr == 0;  // each tap begins a k-group
+  const bool is_whole = g.in_c % kr == 0;  // each tap begins a k-group
   if (g.dilation_w > 1 && g.kernel_w > 1 && rows_alone && is_whole && !y.finish &&
       (g.in_h == 1 || (g.batch == 1 || (x.image_stride == g.in_h * x.row_stride &&
                                         y.image_stride == g.out_h * y.row_stride)))) {
@@ -455,33 +595,23 @@ void turn(ConvGeometry& g, const PackedB& b, ConvX& x, ConvY& y) {
 
 }  // namespace
 
-ConvWeights::ConvWeights(const KernelTable& table, const Codes& w, int64_t out_c, int64_t channels,
-                         int64_t kernel_h, int64_t kernel_w, int64_t groups, int threads)
+ConvWeights::ConvWeights(const KernelTable& table, const KernelValues& w, int64_t out_c,
+                         int64_t channels, int64_t kernel_h, int64_t kernel_w, int64_t groups,
+                         int threads)
     : channels_(channels),
       kernel_h_(kernel_h),
       kernel_w_(kernel_w),
       segment_length_(round_up(kernel_w * channels, table.info->kr)),
       packed_([&] {
         const uint8_t zero = w.is_signed ? 0 : 128;
-        std::vector<uint8_t> matrix(static_cast<size_t>(kernel_h * segment_length_ * out_c + 1),
-                                    zero);  // never null
-        const int64_t group_c = channels / groups, group_n = out_c / groups;
-        for (int64_t n = 0; n < out_c; ++n) {
-          for (int64_t c = 0; c < group_c; ++c) {
-            for (int64_t i = 0; i < kernel_h; ++i) {
-              for (int64_t j = 0; j < kernel_w; ++j) {
-                const int64_t k = i * segment_length_ + j * channels + n / group_n * group_c + c;
-                matrix[static_cast<size_t>(k * out_c + n)] =
-                    w.data[n * w.strides[0] + c * w.strides[1] + i * w.strides[2] +
-                           j * w.strides[3]];
-              }
-            }
-          }
-        }
-        return OwnedPackedB(
-            table,
-            ByteMatrix{matrix.data(), kernel_h * segment_length_, out_c, out_c, 1, w.is_signed},
-            threads);
+        const int64_t k = kernel_h * segment_length_;
+        std::vector<uint8_t> matrix(static_cast<size_t>(k * out_c + 1), zero);  // never null
+        const KernelShape shape{out_c, channels, kernel_h, kernel_w, groups, segment_length_};
+        for_each_weight(shape, w.strides, [&](int64_t at, int64_t in_matrix) {
+          matrix[static_cast<size_t>(in_matrix)] = static_cast<const uint8_t*>(w.data)[at];
+        });
+        return OwnedPackedB(table, ByteMatrix{matrix.data(), k, out_c, out_c, 1, w.is_signed},
+                            threads);
       }()) {
   const PackedB& b = packed();
   tap_sums_.assign(static_cast<size_t>(kernel_h * kernel_w * b.padded_n), 0);
@@ -499,22 +629,15 @@ ConvWeights::ConvWeights(const KernelTable& table, const Codes& w, int64_t out_c
   }
 }
 
-void ConvWeights::unpack(uint8_t* w, const int64_t (&strides)[4], int64_t groups) const {
+void ConvWeights::unpack(const KernelValues& w, int64_t groups) const {
   const PackedB& b = packed();
   std::vector<uint8_t> matrix(static_cast<size_t>(b.k * b.n + 1));
   octavo::unpack(b, matrix.data(), b.n, 1);
-  const int64_t group_c = channels_ / groups, group_n = b.n / groups;
-  for (int64_t n = 0; n < b.n; ++n) {
-    for (int64_t c = 0; c < group_c; ++c) {
-      for (int64_t i = 0; i < kernel_h_; ++i) {
-        for (int64_t j = 0; j < kernel_w_; ++j) {
-          const int64_t k = i * segment_length_ + j * channels_ + n / group_n * group_c + c;
-          w[n * strides[0] + c * strides[1] + i * strides[2] + j * strides[3]] =
-              matrix[static_cast<size_t>(k * b.n + n)];
-        }
-      }
-    }
-  }
+  const KernelShape shape{b.n, channels_, kernel_h_, kernel_w_, groups, segment_length_};
+  auto* out = static_cast<uint8_t*>(const_cast<void*>(w.data));
+  for_each_weight(shape, w.strides, [&](int64_t at, int64_t in_matrix) {
+    out[at] = matrix[static_cast<size_t>(in_matrix)];
+  });
 }
 
 bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input,
@@ -532,15 +655,8 @@ bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input
     note_kernel(*b.table, "gemm_u8s8s32", "all taps gathered", pixels, b.n, b.k, threads);
     return conv_gathered(w, g, x, y, col_start, threads);
   }
-  turn(g, b, x, y);
-  const bool is_product =
-      g.kernel_h == 1 && g.kernel_w == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top == 0 &&
-      g.pad_left == 0 && g.in_h == g.out_h && g.in_w == g.out_w && b.k == w.channels() &&
-      !y.finish && x.row_stride == g.in_w * x.pixel_stride &&
-      y.row_stride == g.out_w * y.pixel_stride &&
-      (g.batch == 1 ||
-       (x.image_stride == g.in_h * x.row_stride && y.image_stride == g.out_h * y.row_stride));
-  if (is_product) {
+  turn(g, b.table->info->kr, x, y);
+  if (b.k == w.channels() && is_product(g, x, y)) {
     GemmA a{};
     a.kind = GemmA::Kind::kBytes;
     a.data = x.data;
@@ -560,35 +676,67 @@ bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input
     col_start = start;
   }
 
-  // Images and blocks of rows are shared out (of columns, where rows are long and few); panels too,
-  // where weights outweigh the images.
-  const int64_t across = y.finish ? 1 : ceil_div(g.out_w, kBlockColumns);
-  const Conv conv(w, g, x, y, col_start, ceil_div(g.out_w, across));
-  int64_t chunks = ceil_div(g.out_h, conv.chunk_rows());
-  int64_t parts = 1;
-  const int64_t panels = b.panel_count();
-  if (g.batch * chunks * across < int64_t{2} * threads && threads > 1) {
-    const bool heavy = static_cast<int64_t>(panel_bytes(b)) > conv.window_bytes(g.out_h);
-    if (panels >= threads && (heavy || g.out_h < int64_t{4} * threads))
-      parts = std::min<int64_t>(panels, ceil_div(int64_t{2} * threads, g.batch * chunks * across));
-    else
-      chunks = std::min(g.out_h, round_up(std::max<int64_t>(chunks, threads), threads));
-  }
-  note_kernel(*b.table, "gemm_u8s8s32", conv.copies() ? "windows of padded rows" : "rows in place",
-              pixels, b.n, b.k, threads);
-  parallel_for(static_cast<int>(g.batch * chunks * across * parts), threads, [&](int task) {
-    int64_t at = task;
-    const auto next = [&at](int64_t count) {
-      const int64_t i = at % count;
-      at /= count;
-      return i;
-    };
-    const int64_t part = next(parts), column = next(across), chunk = next(chunks), image = at;
-    const Conv::Block block = {g.out_h * chunk / chunks, g.out_h * (chunk + 1) / chunks,
-                               g.out_w * column / across, g.out_w * (column + 1) / across};
-    conv.compute(image, block, panels * part / parts, panels * (part + 1) / parts);
-  });
+  share_out(Panels(w), g, x, y, col_start, threads);
   return true;
+}
+
+ConvFloatWeights::ConvFloatWeights(const KernelTable& table, const KernelValues& w, int64_t out_c,
+                                   int64_t channels, int64_t kernel_h, int64_t kernel_w,
+                                   int64_t groups)
+    : channels_(channels), kernel_h_(kernel_h), kernel_w_(kernel_w), packed_([&] {
+        const int64_t k = kernel_h * kernel_w * channels, bytes = w.is_half ? 2 : 4;
+        std::vector<char> matrix(static_cast<size_t>(k * out_c * bytes + 1));  // zeros, never null
+        const KernelShape shape{out_c, channels, kernel_h, kernel_w, groups, kernel_w * channels};
+        for_each_weight(shape, w.strides, [&](int64_t at, int64_t in_matrix) {
+          std::memcpy(matrix.data() + in_matrix * bytes,
+                      static_cast<const char*>(w.data) + at * bytes, static_cast<size_t>(bytes));
+        });
+        return PackedFloats(table, FloatMatrix{matrix.data(), k, out_c, out_c, 1, w.is_half});
+      }()) {}
+
+void ConvFloatWeights::unpack(const KernelValues& w, int64_t groups) const {
+  const int64_t bytes = w.is_half ? 2 : 4;
+  std::vector<char> matrix(static_cast<size_t>(packed_.k * packed_.n * bytes + 1));
+  packed_.unpack(matrix.data(), packed_.n, 1);
+  const KernelShape shape{packed_.n, channels_, kernel_h_,
+                          kernel_w_, groups,    kernel_w_ * channels_};
+  auto* out = static_cast<char*>(const_cast<void*>(w.data));
+  for_each_weight(shape, w.strides, [&](int64_t at, int64_t in_matrix) {
+    std::memcpy(out + at * bytes, matrix.data() + in_matrix * bytes, static_cast<size_t>(bytes));
+  });
+}
+
+void conv_f32(const ConvFloatWeights& w, const ConvGeometry& geometry, const ConvX& input,
+              const ConvY& output, int threads) noexcept {
+  ConvX x = input;
+  ConvY y = output;
+  ConvGeometry g = geometry;
+  const int64_t pixels = g.batch * g.out_h * g.out_w;
+  const PackedFloats& b = w.packed();
+  if (pixels <= 0 || b.n <= 0) return;
+  threads =
+      threads_worth(*b.table, pixels * std::max<int64_t>(b.k, 1) * b.n * kMacsPerFloatMac, threads);
+  if (b.k == 0) {  // nothing is read: no padding either
+    g.kernel_h = 0;
+    g.kernel_w = g.stride_w = g.dilation_w = 1;
+    g.pad_left = 0;
+    g.in_w = g.out_w;
+  }
+  turn(g, 1, x, y);
+  if (is_product(g, x, y)) {
+    const FloatGemm product = {reinterpret_cast<const float*>(x.data),
+                               pixels,
+                               x.pixel_stride / static_cast<int64_t>(sizeof(float)),
+                               static_cast<float*>(y.c.data),
+                               y.pixel_stride,
+                               y.c.bias_f32,
+                               y.c.activate,
+                               y.c.lo,
+                               y.c.hi};
+    gemm_f32(product, b, threads);
+    return;
+  }
+  share_out(Panels(w), g, x, y, nullptr, threads);
 }
 
 }  // namespace octavo

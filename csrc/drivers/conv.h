@@ -19,23 +19,26 @@
 #include <vector>
 
 #include "drivers/conv_geometry.h"
+#include "drivers/gemm_f32.h"
 #include "drivers/packed.h"
 
 namespace octavo {
+
+// Weights at `strides` (in values) along output channel, channel, kernel row, kernel column.
+// Channels come in `groups` blocks of equal size, and so do output channels: where they differ, the
+// weight is zero.
+struct KernelValues {
+  const void* data;
+  int64_t strides[4];
+  bool is_signed;  // of codes
+  bool is_half;    // of floats
+};
 
 // Weights of a dense convolution, packed for one table: kernel_h segments of kernel_w * channels
 // values, each padded to whole k-groups, by out_c columns.
 class ConvWeights {
  public:
-  // w: codes at `strides` (in values) along output channel, channel, kernel row, kernel column.
-  // Channels come in `groups` blocks of equal size, and so do output channels: where they differ,
-  // the weight is zero.
-  struct Codes {
-    const uint8_t* data;
-    int64_t strides[4];
-    bool is_signed;
-  };
-  ConvWeights(const KernelTable& table, const Codes& w, int64_t out_c, int64_t channels,
+  ConvWeights(const KernelTable& table, const KernelValues& w, int64_t out_c, int64_t channels,
               int64_t kernel_h, int64_t kernel_w, int64_t groups, int threads);
 
   const PackedB& packed() const { return packed_.view(); }
@@ -46,8 +49,8 @@ class ConvWeights {
   // padded_n sums over the channels of one tap; taps are counted row by row.
   const int32_t* tap_sum(int64_t tap) const { return tap_sums_.data() + tap * packed().padded_n; }
   size_t nbytes() const { return packed_.nbytes() + tap_sums_.size() * sizeof(int32_t); }
-  // The inverse of the constructor, zeros between groups left out.
-  void unpack(uint8_t* w, const int64_t (&strides)[4], int64_t groups) const;
+  // The inverse of the constructor: writes w.data.
+  void unpack(const KernelValues& w, int64_t groups) const;
 
  private:
   int64_t channels_, kernel_h_, kernel_w_, segment_length_;
@@ -55,8 +58,30 @@ class ConvWeights {
   std::vector<int32_t> tap_sums_;
 };
 
+// The same in float32 or float16: kernel_h * kernel_w * channels rows by out_c columns.
+class ConvFloatWeights {
+ public:
+  ConvFloatWeights(const KernelTable& table, const KernelValues& w, int64_t out_c, int64_t channels,
+                   int64_t kernel_h, int64_t kernel_w, int64_t groups);
+  const PackedFloats& packed() const { return packed_; }
+  int64_t channels() const { return channels_; }
+  int64_t kernel_h() const { return kernel_h_; }
+  int64_t kernel_w() const { return kernel_w_; }
+  size_t nbytes() const { return packed_.nbytes(); }
+  void unpack(const KernelValues& w, int64_t groups) const;
+
+ private:
+  int64_t channels_, kernel_h_, kernel_w_;
+  PackedFloats packed_;
+};
+
 // False if an int32 result does not fit (y is then unspecified). `col_start` as gemm()'s.
 bool conv(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
           const int32_t* col_start, int threads) noexcept;
+
+// x holds float32, its strides are in bytes still; of y.c count data, bias_f32, activate, lo, hi.
+// Each output is one chain of fused multiply-adds over kernel rows, columns, channels.
+void conv_f32(const ConvFloatWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
+              int threads) noexcept;
 
 }  // namespace octavo

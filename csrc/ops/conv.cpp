@@ -110,24 +110,49 @@ Conv::Conv(const ConvSpec& spec, const KernelTable& table, int threads)
   for (const Axis& h : axes(spec, true)) {
     for (const Axis& w : axes(spec, false)) phases_.push_back({h, w});
   }
-  std::vector<uint8_t> turned;
-  const uint8_t* w = spec.w;
+  std::vector<char> swapped;
+  const void* w = spec.w;
   if (spec.transposed) {
-    // (in_c, out_c / groups) to (out_c, in_c / groups).
-    const int64_t taps = spec.kernel_h * spec.kernel_w;
-    const int64_t group_in = spec.in_c / spec.groups, group_out = spec.out_c / spec.groups;
-    turned.resize(static_cast<size_t>(spec.in_c * group_out * taps + 1));
-    for (int64_t o = 0; o < spec.out_c; ++o) {
-      for (int64_t c = 0; c < group_in; ++c)
-        std::copy_n(spec.w + ((o / group_out * group_in + c) * group_out + o % group_out) * taps,
-                    taps, turned.data() + (o * group_in + c) * taps);
-    }
-    w = turned.data();
+    swapped.resize(weight_bytes());
+    swap_channels(static_cast<const char*>(spec.w), swapped.data(), false);
+    w = swapped.data();
   }
   forms_.get(&table, [&] { return make_form(table, w, threads); });
 }
 
-std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const uint8_t* w,
+// (in_c, out_c / groups) to (out_c, in_c / groups), or back.
+void Conv::swap_channels(const char* from, char* to, bool back) const {
+  const ConvSpec& s = spec_;
+  const int64_t bytes = s.kernel_h * s.kernel_w * value_bytes();
+  const int64_t group_in = s.in_c / s.groups, group_out = s.out_c / s.groups;
+  for (int64_t o = 0; o < s.out_c; ++o) {
+    for (int64_t c = 0; c < group_in; ++c) {
+      const int64_t plain = (o * group_in + c) * bytes;
+      const int64_t given = ((o / group_out * group_in + c) * group_out + o % group_out) * bytes;
+      std::copy_n(from + (back ? plain : given), bytes, to + (back ? given : plain));
+    }
+  }
+}
+
+size_t Conv::weight_bytes() const {
+  const ConvSpec& s = spec_;
+  // Never none.
+  return static_cast<size_t>(
+      s.out_c * (s.in_c / s.groups) * s.kernel_h * s.kernel_w * value_bytes() + 1);
+}
+
+KernelValues Conv::piece_values(const Piece& piece, const void* w) const {
+  const ConvSpec& s = spec_;
+  const Axis &h = phases_[piece.phase].h, &v = phases_[piece.phase].w;
+  const int64_t taps = s.kernel_h * s.kernel_w, group_in = s.in_c / s.groups;
+  const int64_t first = piece.first_out * group_in * taps + h.first * s.kernel_w + v.first;
+  return {static_cast<const char*>(w) + first * value_bytes(),
+          {group_in * taps, taps, h.step * s.kernel_w, v.step},
+          s.weights == ConvSpec::Weights::kS8,
+          s.weights == ConvSpec::Weights::kF16};
+}
+
+std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const void* w,
                                             int threads) const {
   const ConvSpec& s = spec_;
   const int64_t group_in = s.in_c / s.groups, group_out = s.out_c / s.groups;
@@ -145,7 +170,8 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const uint
     Piece piece{};
     piece.groups = s.groups;
     piece.depthwise = std::make_unique<DepthwiseWeights>(
-        table, w, s.w_is_signed, s.out_c, group_out, s.kernel_h, s.kernel_w, c.b_zero_point);
+        table, static_cast<const uint8_t*>(w), s.weights == ConvSpec::Weights::kS8, s.out_c,
+        group_out, s.kernel_h, s.kernel_w, c.b_zero_point);
     form->pieces.push_back(std::move(piece));
     return form;
   }
@@ -157,15 +183,15 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const uint
       piece.groups = std::min(together, s.groups - group);
       piece.first_in = group * group_in;
       piece.first_out = group * group_out;
-      ConvWeights::Codes codes{};
-      codes.data =
-          w + piece.first_out * group_in * s.kernel_h * s.kernel_w + h.first * s.kernel_w + v.first;
-      codes.strides[0] = group_in * s.kernel_h * s.kernel_w;
-      codes.strides[1] = s.kernel_h * s.kernel_w;
-      codes.strides[2] = h.step * s.kernel_w;
-      codes.strides[3] = v.step;
-      codes.is_signed = s.w_is_signed;
-      piece.weights = std::make_unique<ConvWeights>(table, codes, piece.groups * group_out,
+      const KernelValues values = piece_values(piece, w);
+      if (is_float()) {
+        piece.floats = std::make_unique<ConvFloatWeights>(table, values, piece.groups * group_out,
+                                                          piece.groups * group_in, h.count, v.count,
+                                                          piece.groups);
+        form->pieces.push_back(std::move(piece));
+        continue;
+      }
+      piece.weights = std::make_unique<ConvWeights>(table, values, piece.groups * group_out,
                                                     piece.groups * group_in, h.count, v.count,
                                                     piece.groups, threads);
       if (!is_dynamic()) {
@@ -183,40 +209,28 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const uint
 
 const Conv::Form& Conv::form(const KernelTable& table) const {
   return forms_.get(&table, [&] {
-    std::vector<uint8_t> w(static_cast<size_t>(
-        spec_.out_c * (spec_.in_c / spec_.groups) * spec_.kernel_h * spec_.kernel_w + 1));
+    std::vector<char> w(weight_bytes());
     plain(w.data());
     return make_form(table, w.data(), 1);
   });
 }
 
-void Conv::plain(uint8_t* w) const {
-  const ConvSpec& s = spec_;
-  const int64_t group_in = s.in_c / s.groups;
+void Conv::plain(void* w) const {
   for (const Piece& piece : forms_.any()->pieces) {
-    if (piece.depthwise) return piece.depthwise->unpack(w);
-    const Axis &h = phases_[piece.phase].h, &v = phases_[piece.phase].w;
-    if (h.count == 0 || v.count == 0) continue;
-    const int64_t strides[4] = {group_in * s.kernel_h * s.kernel_w, s.kernel_h * s.kernel_w,
-                                h.step * s.kernel_w, v.step};
-    piece.weights->unpack(
-        w + piece.first_out * group_in * s.kernel_h * s.kernel_w + h.first * s.kernel_w + v.first,
-        strides, piece.groups);
+    if (piece.depthwise)
+      piece.depthwise->unpack(static_cast<uint8_t*>(w));
+    else if (piece.floats)
+      piece.floats->unpack(piece_values(piece, w), piece.groups);
+    else
+      piece.weights->unpack(piece_values(piece, w), piece.groups);
   }
 }
 
-void Conv::unpack(uint8_t* w) const {
-  const ConvSpec& s = spec_;
-  if (!s.transposed) return plain(w);
-  const int64_t taps = s.kernel_h * s.kernel_w;
-  const int64_t group_in = s.in_c / s.groups, group_out = s.out_c / s.groups;
-  std::vector<uint8_t> turned(static_cast<size_t>(s.out_c * group_in * taps + 1));
-  plain(turned.data());
-  for (int64_t o = 0; o < s.out_c; ++o) {
-    for (int64_t c = 0; c < group_in; ++c)
-      std::copy_n(turned.data() + (o * group_in + c) * taps, taps,
-                  w + ((o / group_out * group_in + c) * group_out + o % group_out) * taps);
-  }
+void Conv::unpack(void* w) const {
+  if (!spec_.transposed) return plain(w);
+  std::vector<char> swapped(weight_bytes());
+  plain(swapped.data());
+  swap_channels(swapped.data(), static_cast<char*>(w), true);
 }
 
 const char* Conv::isa() const { return forms_.any()->table->info->name; }
@@ -224,7 +238,9 @@ const char* Conv::isa() const { return forms_.any()->table->info->name; }
 size_t Conv::nbytes() const {
   size_t bytes = epilogue_.nbytes() + (has_table() ? table_.size() : 0);
   for (const Piece& piece : forms_.any()->pieces)
-    bytes += (piece.depthwise ? piece.depthwise->nbytes() : piece.weights->nbytes()) +
+    bytes += (piece.depthwise ? piece.depthwise->nbytes()
+              : piece.floats  ? piece.floats->nbytes()
+                              : piece.weights->nbytes()) +
              piece.start.size() * sizeof(int32_t);
   return bytes;
 }
@@ -314,10 +330,10 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     g.batch = shape.batch;
     g.in_h = shape.height;
     g.in_w = shape.width;
-    g.in_c = piece.depthwise ? s.in_c : piece.weights->channels();
+    g.in_c = s.in_c / s.groups * piece.groups;
     g.out_h = ceil_div(result.height - phase.h.offset, step_h);
     g.out_w = ceil_div(result.width - phase.w.offset, step_w);
-    g.out_c = piece.depthwise ? s.out_c : piece.weights->packed().n;
+    g.out_c = s.out_c / s.groups * piece.groups;
     g.kernel_h = phase.h.count;
     g.kernel_w = phase.w.count;
     g.stride_h = s.transposed ? 1 : s.stride_h;
@@ -331,7 +347,7 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
       g.pad_left = padding_before(shape.width, reach(s.kernel_w, s.dilation_w), s.stride_w);
     }
     ConvX x = input;
-    x.data += piece.first_in;
+    x.data += piece.first_in * (is_float() ? 4 : 1);
     ConvY y{};
     epilogue_.fill(y.c, piece.first_out);
     if (x_scale) y.c.multiplier = multiplier.data() + piece.first_out;
@@ -360,6 +376,7 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     };
     if (fuses) y.finish = &finish;
     if (piece.depthwise) return depthwise(*piece.depthwise, g, x, y, inner_threads);
+    if (piece.floats) return conv_f32(*piece.floats, g, x, y, inner_threads);
     const int32_t* start = piece.start.empty() ? nullptr : piece.start.data();
     if (!conv(*piece.weights, g, x, y, start, inner_threads))
       fits.store(false, std::memory_order_relaxed);
@@ -370,7 +387,7 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     for (const Piece& piece : form.pieces) run_piece(piece, threads);
   } else {
     const int64_t macs = result.batch * result.height * result.width * s.out_c *
-                         (s.in_c / s.groups) * s.kernel_h * s.kernel_w /
+                         (s.in_c / s.groups) * s.kernel_h * s.kernel_w * (is_float() ? 4 : 1) /
                          (s.transposed ? s.stride_h * s.stride_w : 1);
     parallel_for(static_cast<int>(pieces), threads_worth(*form.table, macs, threads),
                  [&](int i) { run_piece(form.pieces[static_cast<size_t>(i)], 1); });
@@ -394,7 +411,7 @@ bool Conv::run(const Input& x, const uint8_t* residual, void* out, const KernelT
   const auto image_array_bytes = static_cast<size_t>(batch) * 64;
   float* scale = nullptr;
   int32_t* zero = nullptr;
-  if (x.is_float) {
+  if (x.is_float && !is_float()) {
     auto* memory = static_cast<char*>(
         scratch(ScratchSlot::kB, 2 * image_array_bytes + static_cast<size_t>(batch * in_values)));
     scale = reinterpret_cast<float*>(memory);
@@ -408,10 +425,15 @@ bool Conv::run(const Input& x, const uint8_t* residual, void* out, const KernelT
                    s.x_is_signed, s.x_is_signed ? -128 : 0, s.x_is_signed ? 127 : 255, q, threads);
     codes = q;
   }
+  const int64_t x_bytes = is_float() ? 4 : 1;
   if (!s.channels_last && s.in_c > 1 && in_pixels > 1) {
     auto* turned = static_cast<uint8_t*>(
-        scratch(ScratchSlot::kLayoutIn, static_cast<size_t>(batch * in_values)));
-    turn_bytes(table, codes, batch, s.in_c, in_pixels, turned, threads);
+        scratch(ScratchSlot::kLayoutIn, static_cast<size_t>(batch * in_values * x_bytes)));
+    if (is_float())
+      turn_words(reinterpret_cast<const uint32_t*>(codes), batch, s.in_c, in_pixels,
+                 reinterpret_cast<uint32_t*>(turned), threads);
+    else
+      turn_bytes(table, codes, batch, s.in_c, in_pixels, turned, threads);
     codes = turned;
   }
   const bool turns = !s.channels_last && s.out_c > 1 && out_pixels > 1;
@@ -425,10 +447,12 @@ bool Conv::run(const Input& x, const uint8_t* residual, void* out, const KernelT
   bool fits = true;
   ConvX input{};
   input.data = codes;
-  input.pixel_stride = s.in_c;
-  input.row_stride = x.shape.width * s.in_c;
-  input.image_stride = in_values;
-  if (is_dynamic()) {
+  input.pixel_stride = s.in_c * x_bytes;
+  input.row_stride = x.shape.width * input.pixel_stride;
+  input.image_stride = in_values * x_bytes;
+  if (is_float()) {
+    fits = run_images(f, input, x.shape, result, nullptr, nullptr, y, threads);
+  } else if (is_dynamic()) {
     Shape one = x.shape, one_result = result;
     one.batch = one_result.batch = 1;
     for (int64_t i = 0; i < batch; ++i) {

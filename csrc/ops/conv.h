@@ -20,8 +20,9 @@ namespace octavo {
 struct ConvSpec {
   // (out_c, in_c / groups, kernel_h, kernel_w), or, transposed, (in_c, out_c / groups, ...); in
   // C order.
-  const uint8_t* w;
-  bool w_is_signed;
+  const void* w;
+  enum class Weights { kS8, kU8, kF32, kF16 };
+  Weights weights;  // of floats nothing is quantized: x and the result are float32
   int64_t in_c, out_c, kernel_h, kernel_w, groups;
   int64_t stride_h, stride_w, dilation_h, dilation_w;
   std::array<int64_t, 4> padding;  // top, left, bottom, right
@@ -69,12 +70,18 @@ class Conv {
 
   const ConvSpec& spec() const { return spec_; }  // without what its pointers pointed to
   bool has_table() const { return has_table_; }
+  bool is_float() const { return value_bytes() > 1; }
+  int64_t value_bytes() const {  // of a weight
+    return spec_.weights == ConvSpec::Weights::kF32   ? 4
+           : spec_.weights == ConvSpec::Weights::kF16 ? 2
+                                                      : 1;
+  }
   bool is_dynamic() const { return spec_.epilogue.is_dynamic; }
   OutputKind output() const { return epilogue_.output(); }
   bool result_is_signed() const;  // of codes, after table and sum
   const char* isa() const;
   size_t nbytes() const;
-  void unpack(uint8_t* w) const;  // as it was given
+  void unpack(void* w) const;  // as it was given
 
  private:
   Conv(const ConvSpec& spec, const KernelTable& table, int threads);
@@ -94,6 +101,7 @@ class Conv {
     size_t phase;
     int64_t first_in, first_out, groups;
     std::unique_ptr<ConvWeights> weights;         // or
+    std::unique_ptr<ConvFloatWeights> floats;     // or
     std::unique_ptr<DepthwiseWeights> depthwise;  // for all groups
     std::vector<int32_t> start;                   // where accumulators start; empty if dynamic
   };
@@ -103,12 +111,15 @@ class Conv {
   };
 
   bool is_depthwise() const {
-    return !spec_.transposed && spec_.groups > 1 && spec_.groups == spec_.in_c;
+    return !is_float() && !spec_.transposed && spec_.groups > 1 && spec_.groups == spec_.in_c;
   }
   static std::vector<Axis> axes(const ConvSpec& spec, bool vertical);
-  std::unique_ptr<Form> make_form(const KernelTable& table, const uint8_t* w, int threads) const;
+  std::unique_ptr<Form> make_form(const KernelTable& table, const void* w, int threads) const;
   const Form& form(const KernelTable& table) const;
-  void plain(uint8_t* w) const;  // (out_c, in_c / groups, kernel_h, kernel_w)
+  KernelValues piece_values(const Piece& piece, const void* w) const;
+  void swap_channels(const char* from, char* to, bool back) const;
+  size_t weight_bytes() const;
+  void plain(void* w) const;  // (out_c, in_c / groups, kernel_h, kernel_w)
   bool run_images(const Form& form, const ConvX& x, const Shape& shape, const Shape& result,
                   const float* x_scale, const uint8_t* residual, void* out, int threads) const;
   void finish_codes(uint8_t* codes, const uint8_t* residual, int64_t count,
