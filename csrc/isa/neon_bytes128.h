@@ -9,6 +9,7 @@ namespace {
 
 struct Bytes128 {
   static constexpr int kCount = 16;
+  static constexpr bool kHasMasks = false;  // a part costs no more than the whole
   using B = uint8x16_t;
   using F = float32x4_t;
   using I = int32x4_t;
@@ -87,6 +88,12 @@ struct Bytes128 {
     total[3] = add_wide(total[3], vget_high_u16(sum[1]));
   }
   static OCTAVO_INLINE W no_words() { return vdupq_n_u16(0); }
+
+  // Bytes of a and b in turn, from their lower or upper halves.
+  static constexpr int kLanes16 = 1;
+  static OCTAVO_INLINE B interleave_low(B a, B b) { return vzip1q_u8(a, b); }
+  static OCTAVO_INLINE B interleave_high(B a, B b) { return vzip2q_u8(a, b); }
+  static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t, B x, int64_t) { store(p, x); }
 };
 
 }  // namespace

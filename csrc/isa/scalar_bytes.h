@@ -11,6 +11,7 @@ namespace {
 template <int kL>
 struct ScalarBytes {
   static constexpr int kCount = 4 * kL;
+  static constexpr bool kHasMasks = false;  // a part costs no more than the whole
   using F = typename ScalarVector<kL>::F;
   using I = typename ScalarVector<kL>::I;
   struct B {
@@ -92,6 +93,8 @@ struct ScalarBytes {
       total[i / kL].v[i % kL] += sum[i / (kCount / 2)].v[i % (kCount / 2)];
   }
   static OCTAVO_INLINE W no_words() { return {}; }
+
+  static constexpr int kLanes16 = 0;  // a plain loop transposes as well
 };
 
 }  // namespace

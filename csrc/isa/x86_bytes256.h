@@ -11,6 +11,7 @@ namespace {
 
 struct Bytes256 {
   static constexpr int kCount = 32;
+  static constexpr bool kHasMasks = false;  // a part costs no more than the whole
   using B = __m256i;
   using F = __m256;
   using I = __m256i;
@@ -85,6 +86,17 @@ struct Bytes256 {
     total[3] = _mm256_add_epi32(total[3], _mm256_unpackhi_epi16(sum[1], zero));
   }
   static OCTAVO_INLINE W no_words() { return _mm256_setzero_si256(); }
+
+  // Lanes of 16 bytes: bytes of a and b in turn, from the lower or upper halves of their lanes.
+  static constexpr int kLanes16 = 2;
+  static OCTAVO_INLINE B interleave_low(B a, B b) { return _mm256_unpacklo_epi8(a, b); }
+  static OCTAVO_INLINE B interleave_high(B a, B b) { return _mm256_unpackhi_epi8(a, b); }
+  // The first `lanes` lanes, `stride` bytes apart.
+  static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t stride, B x, int64_t lanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(x));
+    if (lanes > 1)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + stride), _mm256_extracti128_si256(x, 1));
+  }
 };
 
 }  // namespace

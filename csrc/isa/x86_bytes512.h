@@ -11,6 +11,7 @@ namespace {
 
 struct Bytes512 {
   static constexpr int kCount = 64;
+  static constexpr bool kHasMasks = true;  // a part costs no more than the whole
   using B = __m512i;
   using F = __m512;
   using I = __m512i;
@@ -81,6 +82,21 @@ struct Bytes512 {
     total[3] = _mm512_add_epi32(total[3], _mm512_unpackhi_epi16(sum[1], zero));
   }
   static OCTAVO_INLINE W no_words() { return _mm512_setzero_si512(); }
+
+  // Lanes of 16 bytes: bytes of a and b in turn, from the lower or upper halves of their lanes.
+  static constexpr int kLanes16 = 4;
+  static OCTAVO_INLINE B interleave_low(B a, B b) { return _mm512_unpacklo_epi8(a, b); }
+  static OCTAVO_INLINE B interleave_high(B a, B b) { return _mm512_unpackhi_epi8(a, b); }
+  // The first `lanes` lanes, `stride` bytes apart.
+  static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t stride, B x, int64_t lanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(x));
+    if (lanes > 1)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + stride), _mm512_extracti32x4_epi32(x, 1));
+    if (lanes > 2)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 2 * stride), _mm512_extracti32x4_epi32(x, 2));
+    if (lanes > 3)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 3 * stride), _mm512_extracti32x4_epi32(x, 3));
+  }
 };
 
 }  // namespace

@@ -14,6 +14,8 @@
 
 #include <stdint.h>
 
+#include "kernels/bytes.h"
+
 namespace octavo {
 
 struct PackKernels {
@@ -195,23 +197,65 @@ void pack_unpack(const int8_t* panel, int64_t k, int64_t n, int64_t width, uint8
   }
 }
 
+// 16 rows of n <= Bytes::kCount bytes to n columns of 16 bytes, out_stride apart. Four times over,
+// the rows of the lower half are interleaved with those of the upper one: that moves the top bit of
+// the row's number below the column's, whose top bit becomes the row's lowest; after four rounds
+// the two have changed places.
+template <class Bytes>
+OCTAVO_INLINE void transpose16(const uint8_t* in, int64_t in_stride, int64_t n, uint8_t* out,
+                               int64_t out_stride) {
+  typename Bytes::B a[16], b[16];
+  OCTAVO_UNROLL
+  for (int i = 0; i < 16; ++i) a[i] = load_bytes<Bytes>(in + i * in_stride, n);
+  OCTAVO_UNROLL
+  for (int round = 0; round < 4; ++round) {
+    OCTAVO_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      b[2 * i] = Bytes::interleave_low(a[i], a[i + 8]);
+      b[2 * i + 1] = Bytes::interleave_high(a[i], a[i + 8]);
+    }
+    OCTAVO_UNROLL
+    for (int i = 0; i < 16; ++i) a[i] = b[i];
+  }
+  // Lane l of a[i] is column 16 l + i.
+  OCTAVO_UNROLL
+  for (int i = 0; i < 16; ++i) {
+    if (n == Bytes::kCount)
+      Bytes::store_lanes(out + i * out_stride, 16 * out_stride, a[i], Bytes::kLanes16);
+    else if (i < n)
+      Bytes::store_lanes(out + i * out_stride, 16 * out_stride, a[i], (n - i + 15) / 16);
+  }
+}
+
 template <class Isa>
 void pack_transpose(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t cols, uint8_t* out,
                     int64_t out_stride) {
-  using T = typename Isa::U8S8;
-  constexpr int kKr = T::kKr, kStep = T::kPackColumns;
-  const int64_t whole_rows = rows / kKr * kKr, whole_cols = cols / kStep * kStep;
-  int8_t block[kKr * kStep];
-  for (int64_t c = 0; c < whole_cols; c += kStep) {
-    for (int64_t r = 0; r < whole_rows; r += kKr) {
-      T::interleave(in + r * in_stride + c, in_stride, 0, block);
-      uint8_t* at = out + c * out_stride + r;
-      for (int i = 0; i < kStep; ++i) __builtin_memcpy(at + i * out_stride, block + i * kKr, kKr);
+  using Bytes = typename Isa::Bytes;
+  if constexpr (Bytes::kLanes16 > 0) {
+    constexpr int64_t kStep = Bytes::kCount;
+    if (rows >= 16 && (cols >= kStep || Bytes::kHasMasks)) {
+      const int64_t n = cols < kStep ? cols : kStep;
+      // The last rows and columns are done with some from before them.
+      for (int64_t c = 0; c < cols; c += kStep) {
+        const int64_t column = c + n < cols ? c : cols - n;
+        for (int64_t r = 0; r < rows; r += 16) {
+          const int64_t row = r + 16 < rows ? r : rows - 16;
+          const uint8_t* from = in + row * in_stride + column;
+          uint8_t* to = out + column * out_stride + row;
+          if (n == kStep)
+            transpose16<Bytes>(from, in_stride, kStep, to, out_stride);
+          else
+            transpose16<Bytes>(from, in_stride, n, to, out_stride);
+        }
+      }
+      return;
     }
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c)
-      out[c * out_stride + r] = in[r * in_stride + c];
+  for (int64_t first = 0; first < rows; first += 16) {
+    const int64_t last = first + 16 < rows ? first + 16 : rows;
+    for (int64_t c = 0; c < cols; ++c) {
+      for (int64_t r = first; r < last; ++r) out[c * out_stride + r] = in[r * in_stride + c];
+    }
   }
 }
 
