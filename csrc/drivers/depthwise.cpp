@@ -11,13 +11,19 @@
 namespace octavo {
 namespace {
 
-// What a tile of a window should take of L1 and L2.
-constexpr int64_t kWindowBytes = 48 << 10;
-// Rows of outputs that a tile should have: the rows above and below it are copied twice.
+// What a tile of a window should take of L2.
+constexpr int64_t kWindowBytes = 128 << 10;
+// Rows of outputs of a tile: a block of weights stays in registers while they last, and what they
+// read stays in L1.
 constexpr int64_t kTileRows = 14;
-// Columns below which a tile is not cut in two.
-constexpr int64_t kTileColumns = 16;
-// What an output row as one run may take, in a window, where it cannot be cut further.
+// Columns below which a tile of a window is not cut in two.
+constexpr int64_t kTileColumns = 8;
+// Columns with taps outside the image that are computed one by one where the image lies.
+constexpr int64_t kMaxEdges = 8;
+// Bytes of padding that stand for a row outside the image, or of a row that is copied lest more
+// than the image is read.
+constexpr int64_t kRowBytes = 32 << 10;
+// What a row as one run may take in a window that cannot be cut further.
 constexpr int64_t kMaxFlatBytes = 512 << 10;
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
@@ -49,90 +55,88 @@ class Depthwise {
   Depthwise(const DepthwiseWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
             int threads)
       : w_(w), g_(g), x_(x), y_(y), kernels_(*w.table->depthwise) {
-    const InfoKernels& info = *w.table->info;
-    flip_ = x.is_signed == info.a_signed ? 0 : 0x80;
-    zero_point_ = x.zero_point + (flip_ == 0 ? 0 : x.is_signed ? 128 : -128);
+    flip_ = x.is_signed == w.table->info->a_signed ? 0 : 0x80;
+    fill_ = static_cast<uint8_t>(x.zero_point);
     consecutive_ = g.dilation_h == 1 && g.stride_h <= g.kernel_h;
     const int64_t common = std::gcd(g.stride_h, g.dilation_h);
     twin_rows_ = g.dilation_h / common;
     twin_taps_ = g.stride_h / common;
+    find_inside();
     choose_tiles();
     if (threads > 1) share_out(threads);
     lay_out();
   }
 
-  int tasks() const {
-    return static_cast<int>(g_.batch * slabs_ * chunks_ * (shares_columns_ ? strips_ : 1));
+  int tasks() const { return static_cast<int>(g_.batch * slabs_ * chunks_ * shares_); }
+  bool shares_columns() const { return shares_ > 1; }
+  const char* why() const {
+    return in_place_ ? (flat_ ? "in place, rows as runs of values" : "in place, pixel by pixel")
+                     : (flat_ ? "padded copy, rows as runs of values" : "padded copy");
   }
-  bool shares_columns() const { return shares_columns_; }
-  bool flat() const { return flat_; }
 
   void run(int task) const {
-    const int64_t strips = shares_columns_ ? strips_ : 1;
-    const int64_t strip = task % strips, chunk = task / strips % chunks_;
-    const int64_t slab = task / strips / chunks_ % slabs_, image = task / strips / chunks_ / slabs_;
-    const int64_t first = chunk * tile_rows_, last = std::min(first + tile_rows_, g_.out_h);
-    const int64_t channel = slab * slab_channels_;
-    const int64_t channels = std::min(slab_channels_, g_.out_c - channel);
+    const int64_t share = task % shares_, chunk = task / shares_ % chunks_;
+    const int64_t slab = task / shares_ / chunks_ % slabs_;
+    Tile tile{};
+    tile.image = task / shares_ / chunks_ / slabs_;
+    tile.first = chunk * tile_rows_;
+    tile.last = std::min(tile.first + tile_rows_, g_.out_h);
+    tile.channel = slab * slab_channels_;
+    tile.channels = std::min(slab_channels_, g_.out_c - tile.channel);
+    lay_out(tile);
 
-    char* memory = static_cast<char*>(scratch(
-        ScratchSlot::kWindow, static_cast<size_t>((slots(tile_rows_) + 1) * row_bytes_ +
-                                                  round_up(row_pointers(tile_rows_) * 8, 64) +
-                                                  depthwise_local_bytes(kernels_, w_.groups))));
-    uint8_t* window = carve<uint8_t>(memory, slots(tile_rows_) * row_bytes_);
-    uint8_t* padding = carve<uint8_t>(memory, row_bytes_);
-    const uint8_t** rows = carve<const uint8_t*>(memory, row_pointers(tile_rows_));
-    const int64_t top = first * g_.stride_h - g_.pad_top;
-    const int64_t reach = (last - first - 1) * g_.stride_h + (g_.kernel_h - 1) * g_.dilation_h;
-    if (top < 0 || top + reach >= g_.in_h)
-      std::memset(padding, zero_point_ & 0xff, static_cast<size_t>(row_bytes_));
-
-    DepthwiseArgs a{};
-    a.rows = rows;
-    a.out_rows = last - first;
-    a.row_step = consecutive_ ? g_.stride_h : g_.kernel_h;
-    a.kernel_h = g_.kernel_h;
-    a.groups = w_.groups;
-    a.by_rows = w_.by_rows;
-    a.slot_row = slot_row_;
-    a.slot_offset = slot_offset_;
-    a.weights = w_.weights.data();
-    a.sums = w_.sums.data();
-    a.channels = g_.out_c;
-    a.first_channel = channel;
-    a.x_zero_point = zero_point_;
-    a.flat = flat_;
-    a.in_step = pitch_;
-    a.out_step = y_.pixel_stride;
-    a.out_row_step = y_.row_stride;
-    a.local = memory;
-    a.output = output_of(y_.c.type);
-    a.bias_s32 = y_.c.bias_s32;
-    a.multiplier = y_.c.multiplier;
-    a.bias = y_.c.bias_f32;
-    a.activate = y_.c.activate;
-    a.lo = y_.c.lo;
-    a.hi = y_.c.hi;
-    a.zero_point = y_.c.zero_point;
-    const bool is_byte = a.output == GemmOutput::kU8 || a.output == GemmOutput::kS8;
-
-    for (int64_t s = shares_columns_ ? strip : 0; s < (shares_columns_ ? strip + 1 : strips_);
-         ++s) {
-      const int64_t column = s * tile_columns_;
-      const int64_t columns = std::min(tile_columns_, g_.out_w - column);
-      fill_window(image, channel, channels, first, last, column, columns, window, padding, rows);
-      a.runs = flat_ ? 1 : columns;
-      a.run_length = flat_ ? columns * g_.out_c : channels;
-      a.y = static_cast<char*>(y_.c.data) +
-            (image * y_.image_stride + first * y_.row_stride + column * y_.pixel_stride + channel) *
-                (is_byte ? 1 : 4);
-      kernels_.run(a);
+    const int64_t begin = share * share_columns_;
+    const int64_t end = std::min(begin + share_columns_, g_.out_w);
+    if (in_place_ && few_edges_) {
+      run_in_place(tile, begin, end);
+    } else if (in_place_) {
+      const int64_t from = std::clamp(inside_first_, begin, end);
+      const int64_t to = std::clamp(inside_last_, from, end);
+      run_window(tile, begin, from);
+      run_in_place(tile, from, to);
+      run_window(tile, to, end);
+    } else {
+      run_window(tile, begin, end);
     }
-    if (y_.finish && !shares_columns_)
-      y_.finish->run(y_.finish->context, image, first, last, channel, channel + channels);
+    if (y_.finish && shares_ == 1)
+      y_.finish->run(y_.finish->context, tile.image, tile.first, tile.last, tile.channel,
+                     tile.channel + tile.channels);
   }
 
  private:
+  // Output rows [first, last) and channels of an image, and the scratch of the task that makes
+  // them.
+  struct Tile {
+    int64_t image, first, last, channel, channels;
+    uint8_t* window;   // rows of the window, or copies of rows
+    uint8_t* padding;  // a row of it
+    int64_t padded;    // bytes of it that are filled
+    const uint8_t **rows, **outside;
+    const uint8_t* const** tables;
+    int64_t* offsets;
+    DepthwiseSegment* segments;
+    void* local;
+  };
+  void lay_out(Tile& tile) const {
+    const int64_t pointers = row_pointers(tile_rows_);
+    const int64_t segments = in_place_ ? kMaxEdges + 1 : 1;
+    const int64_t window_bytes = slots(tile_rows_) * row_bytes_;
+    const int64_t copied_bytes = copied_rows_ * (row_span_ + 2 * kernels_.block);
+    const int64_t padding_bytes = std::max(in_place_ ? strip_bytes_ : 0, row_bytes_);
+    const int64_t bytes = std::max(window_bytes, copied_bytes) + padding_bytes + 2 * pointers * 8 +
+                          segments * (2 * g_.kernel_w * 8 + int64_t{sizeof(DepthwiseSegment)}) +
+                          depthwise_local_bytes(kernels_, w_.groups) + 8 * 64;
+    char* memory = static_cast<char*>(scratch(ScratchSlot::kWindow, static_cast<size_t>(bytes)));
+    tile.window = carve<uint8_t>(memory, std::max(window_bytes, copied_bytes));
+    tile.padding = carve<uint8_t>(memory, padding_bytes);
+    tile.rows = carve<const uint8_t*>(memory, pointers);
+    tile.outside = carve<const uint8_t*>(memory, pointers);
+    tile.tables = carve<const uint8_t* const*>(memory, segments * g_.kernel_w);
+    tile.offsets = carve<int64_t>(memory, segments * g_.kernel_w);
+    tile.segments = carve<DepthwiseSegment>(memory, segments);
+    tile.local = memory;
+  }
+
   // Rows of a window for `rows` rows of outputs, and pointers to them: consecutive rows, or
   // kernel_h of each output row, of which some are the same row.
   int64_t slots(int64_t rows) const {
@@ -144,16 +148,228 @@ class Depthwise {
   int64_t row_pointers(int64_t rows) const {
     return consecutive_ ? slots(rows) : rows * g_.kernel_h;
   }
+  // rows[..] = row_of(input row), which is asked once for each.
+  template <class RowOf>
+  void point_at_rows(const Tile& tile, const RowOf& row_of) const {
+    const int64_t top = tile.first * g_.stride_h - g_.pad_top, count = tile.last - tile.first;
+    if (consecutive_) {
+      for (int64_t r = 0; r < slots(count); ++r) tile.rows[r] = row_of(top + r);
+      return;
+    }
+    for (int64_t o = 0; o < count; ++o) {
+      for (int64_t i = 0; i < g_.kernel_h; ++i) {
+        const uint8_t** row = tile.rows + o * g_.kernel_h + i;
+        if (o >= twin_rows_ && i + twin_taps_ < g_.kernel_h)
+          *row = *(row - twin_rows_ * g_.kernel_h + twin_taps_);
+        else
+          *row = row_of(top + o * g_.stride_h + i * g_.dilation_h);
+      }
+    }
+  }
 
-  // Calls plane(first, count, taps so far) for each plane of a row: input columns first, first +
-  // stride, ... that one or several kernel columns read. Columns between taps far apart are left
-  // out.
+  void pad(Tile& tile, int64_t bytes) const {
+    if (tile.padded < bytes) std::memset(tile.padding, fill_, static_cast<size_t>(bytes));
+    tile.padded = std::max(tile.padded, bytes);
+  }
+
+  // Which columns have all taps inside the image, and whether the image can be read as it lies.
+  void find_inside() {
+    const int64_t pixel = x_.pixel_stride, reach = (g_.kernel_w - 1) * g_.dilation_w;
+    inside_first_ = std::min(divide_up(g_.pad_left, g_.stride_w), g_.out_w);
+    const int64_t room = g_.in_w - 1 - reach + g_.pad_left;
+    inside_last_ = std::clamp(room < 0 ? 0 : room / g_.stride_w + 1, inside_first_, g_.out_w);
+    row_span_ = (g_.in_w - 1) * pixel + g_.in_c;
+    in_place_ = w_.multiplier == 1 && pixel >= g_.in_c && x_.row_stride >= row_span_ &&
+                (g_.batch == 1 || x_.image_stride >= (g_.in_h - 1) * x_.row_stride + row_span_) &&
+                inside_last_ > inside_first_;
+    const int64_t block = kernels_.block, c = g_.out_c;
+    flat_ = y_.pixel_stride == c && (round_up(c, block) - c) * 8 > c &&
+            (!in_place_ || (g_.stride_w == 1 && pixel == c));
+    if (!in_place_) return;
+    // What a block reads beyond a row must still be of the images: else the row is copied, or, if
+    // it is long, its last columns are left to a window.
+    const int64_t over = flat_ ? block : round_up(c, block) - c;
+    safe_rows_end_ = x_.data + (g_.batch - 1) * x_.image_stride + (g_.in_h - 1) * x_.row_stride;
+    if (over > 0 && row_span_ > kRowBytes) {
+      const int64_t pixels = divide_up(over, pixel);
+      const int64_t safe = room - pixels;
+      inside_last_ = std::clamp(safe < 0 ? 0 : safe / g_.stride_w + 1, inside_first_, inside_last_);
+      in_place_ = inside_last_ > inside_first_;
+      return;
+    }
+    safe_rows_end_ -= over;
+    copied_rows_ = over == 0 ? 0 : std::min((over - 1) / x_.row_stride + 1, g_.in_h);
+    few_edges_ = g_.out_w - (inside_last_ - inside_first_) <= kMaxEdges;
+  }
+
+  void choose_tiles() {
+    const int64_t block = kernels_.block, c = g_.out_c;
+    unit_ = flat_ ? block / std::gcd(block, c) : 1;
+    cut();
+    if (flat_ && slots(tile_rows_) * row_bytes(tile_columns_) > kMaxFlatBytes) {
+      flat_ = false;
+      unit_ = 1;
+      cut();
+    }
+    share_columns_ = g_.out_w;
+    shares_ = 1;
+    if (!in_place_) return;
+    // Strips whose rows of padding are not too long.
+    const int64_t pixel = x_.pixel_stride, reach = (g_.kernel_w - 1) * g_.dilation_w;
+    strip_columns_ = std::max<int64_t>((kRowBytes / pixel - reach) / g_.stride_w, 1);
+    if (strip_columns_ > unit_) strip_columns_ -= strip_columns_ % unit_;
+    strip_columns_ = std::min(strip_columns_, g_.out_w);
+    strip_bytes_ = ((strip_columns_ - 1) * g_.stride_w + reach + 1) * pixel + 2 * block;
+  }
+
+  // Tiles of rows, and tiles of columns of a window that fit.
+  void cut() {
+    const int64_t block = kernels_.block;
+    slab_channels_ = flat_ || in_place_ ? g_.out_c : block;
+    pitch_ = flat_ ? g_.out_c : round_up(slab_channels_, block);
+    tile_rows_ = divide_up(g_.out_h, divide_up(g_.out_h, kTileRows));
+    tile_columns_ = g_.out_w;
+    if (in_place_ && few_edges_) return count_tiles();
+    const auto fits = [&] { return slots(tile_rows_) * row_bytes(tile_columns_) <= kWindowBytes; };
+    const int64_t least = std::max(kTileColumns, unit_);
+    while (!fits()) {
+      const int64_t half = round_up(divide_up(tile_columns_, 2), unit_);
+      if (half < tile_columns_ && half >= least)
+        tile_columns_ = half;
+      else if (tile_rows_ > 1)
+        tile_rows_ = divide_up(tile_rows_, 2);
+      else if (in_place_ && !flat_ && slab_channels_ > block)
+        set_slab_blocks(divide_up(slab_channels_ / block, 2));
+      else
+        break;
+    }
+    if (!flat_ && !in_place_) {
+      const int64_t bytes = slots(tile_rows_) * row_bytes(tile_columns_);
+      set_slab_blocks(std::max<int64_t>(kWindowBytes / bytes, 1));
+    }
+    count_tiles();
+  }
+  void set_slab_blocks(int64_t blocks) {
+    const int64_t all = divide_up(g_.out_c, kernels_.block);
+    slab_channels_ = divide_up(all, divide_up(all, blocks)) * kernels_.block;
+    pitch_ = slab_channels_;
+  }
+  void count_tiles() {
+    slabs_ = divide_up(g_.out_c, slab_channels_);
+    chunks_ = divide_up(g_.out_h, tile_rows_);
+  }
+
+  // Smaller tiles, until each thread has two tasks or more.
+  void share_out(int threads) {
+    const auto enough = [&] { return g_.batch * slabs_ * chunks_ >= 2 * threads; };
+    const int64_t block = kernels_.block;
+    while (!enough() && !flat_ && slab_channels_ > block) {
+      set_slab_blocks(divide_up(divide_up(slab_channels_, block), 2));
+      count_tiles();
+    }
+    while (!enough() && tile_rows_ > 4) {
+      tile_rows_ = divide_up(tile_rows_, 2);
+      count_tiles();
+    }
+    if (enough()) return;
+    const int64_t wanted = divide_up(2 * threads, g_.batch * slabs_ * chunks_);
+    share_columns_ = round_up(divide_up(g_.out_w, wanted), std::max(kTileColumns, unit_));
+    shares_ = divide_up(g_.out_w, share_columns_);
+  }
+
+  // The kernel's view of a tile, but for segments and y.
+  DepthwiseArgs arguments(const Tile& tile) const {
+    DepthwiseArgs a{};
+    a.segments = tile.segments;
+    a.segment_count = 1;
+    a.out_rows = tile.last - tile.first;
+    a.row_step = consecutive_ ? g_.stride_h : g_.kernel_h;
+    a.flip = flip_;
+    a.kernel_h = g_.kernel_h;
+    a.groups = w_.groups;
+    a.by_rows = w_.by_rows;
+    a.slot_row = slot_row_;
+    a.slot_column = slot_column_;
+    a.weights = w_.weights.data();
+    a.sums = w_.sums.data();
+    a.channels = g_.out_c;
+    a.first_channel = tile.channel;
+    a.slab = flat_ ? 0 : tile.channels;
+    a.x_zero_point = x_.zero_point + (flip_ == 0 ? 0 : x_.is_signed ? 128 : -128);
+    a.out_step = y_.pixel_stride;
+    a.out_row_step = y_.row_stride;
+    a.local = tile.local;
+    a.output = output_of(y_.c.type);
+    const bool is_byte = a.output == GemmOutput::kU8 || a.output == GemmOutput::kS8;
+    a.y = static_cast<char*>(y_.c.data) +
+          (tile.image * y_.image_stride + tile.first * y_.row_stride + tile.channel) *
+              (is_byte ? 1 : 4);
+    a.bias_s32 = y_.c.bias_s32;
+    a.multiplier = y_.c.multiplier;
+    a.bias = y_.c.bias_f32;
+    a.activate = y_.c.activate;
+    a.lo = y_.c.lo;
+    a.hi = y_.c.hi;
+    a.zero_point = y_.c.zero_point;
+    return a;
+  }
+
+  // --- in place: the kernel reads the image ------------------------------------------------------
+  void run_in_place(Tile& tile, int64_t begin, int64_t end) const {
+    DepthwiseArgs a = arguments(tile);
+    const int64_t pixel = x_.pixel_stride, stride = g_.stride_w, kernel_w = g_.kernel_w;
+    a.in_step = stride * pixel;
+    const uint8_t* image = x_.data + tile.image * x_.image_stride + tile.channel;
+    for (; begin < end; begin += strip_columns_) {
+      const int64_t last = std::min(begin + strip_columns_, end);
+      // Input columns that are read.
+      const int64_t from = std::max<int64_t>(begin * stride - g_.pad_left, 0);
+      const int64_t to =
+          std::min((last - 1) * stride - g_.pad_left + (kernel_w - 1) * g_.dilation_w + 1, g_.in_w);
+      pad(tile, std::min(pixel + 2 * kernels_.block, strip_bytes_));
+      uint8_t* copy = tile.window;
+      point_at_rows(tile, [&](int64_t y) -> const uint8_t* {
+        if (y < 0 || y >= g_.in_h) {
+          pad(tile, std::max<int64_t>(to - from, 0) * pixel + 2 * kernels_.block);
+          return tile.padding - from * pixel;
+        }
+        const uint8_t* row = image + y * x_.row_stride;
+        if (row - tile.channel <= safe_rows_end_) return row;
+        std::memcpy(copy, row - tile.channel, static_cast<size_t>(row_span_));
+        row = copy + tile.channel;
+        copy += row_span_ + 2 * kernels_.block;
+        return row;
+      });
+      for (int64_t r = 0; r < row_pointers(a.out_rows); ++r) tile.outside[r] = tile.padding;
+      a.segment_count = 0;
+      for (int64_t x = begin; x < last;) {
+        const bool inside = x >= inside_first_ && x < inside_last_;
+        DepthwiseSegment& segment = tile.segments[a.segment_count];
+        const uint8_t* const** rows = tile.tables + a.segment_count * kernel_w;
+        int64_t* offset = tile.offsets + a.segment_count * kernel_w;
+        for (int64_t j = 0; j < kernel_w; ++j) {
+          const int64_t at = x * stride - g_.pad_left + j * g_.dilation_w;
+          const bool exists = at >= 0 && at < g_.in_w;
+          rows[j] = exists ? tile.rows : tile.outside;
+          offset[j] = exists ? at * pixel : 0;
+        }
+        const int64_t next = inside ? std::min(last, inside_last_) : x + 1;
+        segment = {rows, offset, next - x, x * y_.pixel_stride};
+        ++a.segment_count;
+        x = next;
+      }
+      kernels_.run(a);
+    }
+  }
+
+  // --- window: what the kernel reads is copied first ---------------------------------------------
+  // Calls plane(first, count, last) for each plane of a row: input columns first, first + stride,
+  // ... that kernel columns up to `last` read. Columns between taps far apart are left out.
   template <class Plane>
   void each_plane(int64_t columns, const Plane& plane) const {
     const int64_t stride = g_.stride_w;
     for (int64_t j = 0; j < g_.kernel_w; ++j) {
       const int64_t at = j * g_.dilation_w;
-      // The plane that kernel column j begins: unless an earlier one of its phase reaches it.
       if (joins(j, columns)) continue;
       int64_t end = at;
       for (int64_t k = j + 1; k < g_.kernel_w; ++k) {
@@ -179,131 +395,62 @@ class Depthwise {
     each_plane(columns, [&](int64_t, int64_t count, int64_t) { bytes += plane_bytes(count); });
     return bytes;
   }
-  int64_t window_bytes() const { return slots(tile_rows_) * row_bytes(tile_columns_); }
-
-  void choose_tiles() {
-    const int64_t block = kernels_.block, c = g_.out_c;
-    // A run of a whole row wastes no lanes, but its loads are not aligned.
-    flat_ = y_.pixel_stride == c && (round_up(c, block) - c) * 8 > c;
-    cut(flat_ ? block / std::gcd(block, c) : 1);
-    if (flat_ && window_bytes() > kMaxFlatBytes) {
-      flat_ = false;
-      cut(1);
-    }
-  }
-
-  // Tiles that fit, a multiple of `unit` columns wide.
-  void cut(int64_t unit) {
-    const int64_t block = kernels_.block;
-    const int64_t blocks = divide_up(g_.out_c, block);
-    slab_channels_ = flat_ ? g_.out_c : block;
-    pitch_ = slab_channels_;
-    tile_rows_ = g_.out_h;
-    tile_columns_ = g_.out_w;
-    if (window_bytes() > kWindowBytes) {
-      tile_rows_ = divide_up(g_.out_h, divide_up(g_.out_h, kTileRows));
-      for (int64_t strips = 2; window_bytes() > kWindowBytes; ++strips) {
-        const int64_t columns = round_up(divide_up(g_.out_w, strips), unit);
-        if (columns >= std::max(kTileColumns, unit) && columns < tile_columns_) {
-          tile_columns_ = columns;
-        } else if (columns >= tile_columns_ && tile_columns_ > std::max(kTileColumns, unit)) {
-          continue;
-        } else if (tile_rows_ > 1) {
-          tile_rows_ = divide_up(tile_rows_, 2);
-        } else {
-          break;
-        }
-      }
-    } else if (!flat_) {
-      const int64_t fit = std::clamp<int64_t>(kWindowBytes / window_bytes(), 1, blocks);
-      set_slab_blocks(fit);
-    }
-    count_tiles();
-  }
-  void set_slab_blocks(int64_t blocks) {
-    const int64_t all = divide_up(g_.out_c, kernels_.block);
-    slab_channels_ = divide_up(all, divide_up(all, blocks)) * kernels_.block;
-    pitch_ = slab_channels_;
-  }
-  void count_tiles() {
-    slabs_ = divide_up(g_.out_c, slab_channels_);
-    chunks_ = divide_up(g_.out_h, tile_rows_);
-    strips_ = divide_up(g_.out_w, tile_columns_);
-  }
-
-  // Smaller tiles, until each thread has two tasks or more.
-  void share_out(int threads) {
-    const auto enough = [&] { return g_.batch * slabs_ * chunks_ >= 2 * threads; };
-    while (!enough() && !flat_ && slab_channels_ > kernels_.block) {
-      set_slab_blocks(divide_up(slab_channels_ / kernels_.block, 2));
-      count_tiles();
-    }
-    while (!enough() && tile_rows_ > 4) {
-      tile_rows_ = divide_up(tile_rows_, 2);
-      count_tiles();
-    }
-    if (!enough() && strips_ > 1) shares_columns_ = true;
-  }
 
   // Where taps lie in a row of the window.
   void lay_out() {
-    row_bytes_ = row_bytes(tile_columns_);
+    const bool has_window = !in_place_ || !few_edges_;
+    row_bytes_ = has_window ? row_bytes(tile_columns_) : 0;
     const int64_t kernel_w = g_.kernel_w;
     const auto slots = static_cast<int64_t>(w_.taps.size());
-    char* memory = static_cast<char*>(scratch(
-        ScratchSlot::kColumns,
-        static_cast<size_t>((4 * kernel_w + 2 * slots) * int64_t{sizeof(int64_t)} + 4 * 64)));
+    const int64_t bytes = kernel_w * int64_t{sizeof(Plane)} + (kernel_w + 2 * slots) * 8 + 4 * 64;
+    char* memory = static_cast<char*>(scratch(ScratchSlot::kColumns, static_cast<size_t>(bytes)));
     planes_ = carve<Plane>(memory, kernel_w);
-    int64_t* offset = carve<int64_t>(memory, kernel_w);
+    offset_ = carve<int64_t>(memory, kernel_w);
     slot_row_ = carve<int64_t>(memory, slots);
-    slot_offset_ = carve<int64_t>(memory, slots);
+    slot_column_ = carve<int64_t>(memory, slots);
+    for (int64_t s = 0; s < slots; ++s) {
+      const int64_t tap = std::max<int64_t>(w_.taps[static_cast<size_t>(s)], 0);
+      slot_row_[s] = tap / kernel_w;
+      slot_column_[s] = tap % kernel_w;
+    }
+    if (!has_window) return;
     int64_t begin = 0;
     each_plane(tile_columns_, [&](int64_t first, int64_t count, int64_t last) {
       for (int64_t j = 0; j < kernel_w; ++j) {
         const int64_t at = j * g_.dilation_w - first;
         if (at >= 0 && j * g_.dilation_w <= last && at % g_.stride_w == 0)
-          offset[j] = begin + at / g_.stride_w * pitch_;
+          offset_[j] = begin + at / g_.stride_w * pitch_;
       }
       begin += plane_bytes(count);
       planes_[plane_count_++] = {first, count, plane_bytes(count)};
     });
-    for (int64_t s = 0; s < slots; ++s) {
-      const int64_t tap = w_.taps[static_cast<size_t>(s)];
-      slot_row_[s] = tap < 0 ? 0 : tap / kernel_w;
-      slot_offset_[s] = tap < 0 ? 0 : offset[tap % kernel_w];
+  }
+
+  void run_window(Tile& tile, int64_t begin, int64_t end) const {
+    DepthwiseArgs a = arguments(tile);
+    a.in_step = pitch_;
+    for (int64_t j = 0; j < g_.kernel_w; ++j) tile.tables[j] = tile.rows;
+    for (; begin < end; begin += tile_columns_) {
+      const int64_t columns = std::min(tile_columns_, end - begin);
+      uint8_t* row = tile.window;
+      point_at_rows(tile, [&](int64_t y) -> const uint8_t* {
+        if (y < 0 || y >= g_.in_h) {
+          pad(tile, row_bytes_);
+          return tile.padding;
+        }
+        const uint8_t* filled = row;
+        fill_row(x_.data + tile.image * x_.image_stride + y * x_.row_stride, tile, begin, columns,
+                 row);
+        row += row_bytes_;
+        return filled;
+      });
+      *tile.segments = {tile.tables, offset_, columns, begin * y_.pixel_stride};
+      kernels_.run(a);
     }
   }
 
-  void fill_window(int64_t image, int64_t channel, int64_t channels, int64_t first, int64_t last,
-                   int64_t column, int64_t columns, uint8_t* window, const uint8_t* padding,
-                   const uint8_t** rows) const {
-    const auto row_of = [&](int64_t y) {
-      if (y < 0 || y >= g_.in_h) return padding;
-      uint8_t* row = window;
-      window += row_bytes_;
-      fill_row(x_.data + image * x_.image_stride + y * x_.row_stride, channel, channels, column,
-               columns, row);
-      return static_cast<const uint8_t*>(row);
-    };
-    const int64_t top = first * g_.stride_h - g_.pad_top;
-    if (consecutive_) {
-      const int64_t count = slots(last - first);
-      for (int64_t r = 0; r < count; ++r) rows[r] = row_of(top + r);
-      return;
-    }
-    for (int64_t o = 0; o < last - first; ++o) {
-      for (int64_t i = 0; i < g_.kernel_h; ++i) {
-        const uint8_t** row = rows + o * g_.kernel_h + i;
-        if (o >= twin_rows_ && i + twin_taps_ < g_.kernel_h)
-          *row = *(row - twin_rows_ * g_.kernel_h + twin_taps_);
-        else
-          *row = row_of(top + o * g_.stride_h + i * g_.dilation_h);
-      }
-    }
-  }
-
-  void fill_row(const uint8_t* x, int64_t channel, int64_t channels, int64_t column,
-                int64_t columns, uint8_t* row) const {
+  void fill_row(const uint8_t* x, const Tile& tile, int64_t column, int64_t columns,
+                uint8_t* row) const {
     const int64_t stride = g_.stride_w;
     for (int64_t p = 0; p < plane_count_; ++p) {
       const int64_t count = planes_[p].columns - (tile_columns_ - columns);
@@ -311,47 +458,49 @@ class Depthwise {
       const int64_t from = at >= 0 ? 0 : std::min(divide_up(-at, stride), count);
       const int64_t inside = at >= g_.in_w ? 0 : (g_.in_w - 1 - at) / stride + 1;
       const int64_t to = std::clamp(inside, from, count);
-      if (from > 0) std::memset(row, zero_point_ & 0xff, static_cast<size_t>(from * pitch_));
-      if (to > from)
-        copy_pixels(x, at + from * stride, channel, channels, to - from, row + from * pitch_);
-      if (count > to)
-        std::memset(row + to * pitch_, zero_point_ & 0xff,
-                    static_cast<size_t>((count - to) * pitch_));
+      DepthwiseCopy copy{};
+      copy.x = x + (at + from * stride) * x_.pixel_stride + tile.channel;
+      copy.x_step = stride * x_.pixel_stride;
+      copy.bytes = tile.channels;
+      copy.count = to - from;
+      copy.readable = row_span_ - (at + from * stride) * x_.pixel_stride - tile.channel;
+      copy.out = row;
+      copy.out_step = pitch_;
+      copy.before = from * pitch_;
+      copy.after = (count - to) * pitch_;
+      copy.fill = fill_;
+      if (w_.multiplier > 1) {
+        repeat_channels(copy, tile.channel);
+      } else {
+        if (copy.x_step == tile.channels && pitch_ == tile.channels) {
+          // One run; its out_step is where the bytes after it begin.
+          copy.bytes *= copy.count;
+          copy.out_step = copy.bytes;
+          copy.count = copy.bytes > 0;
+        }
+        kernels_.copy(copy);
+      }
       row += planes_[p].bytes;
     }
   }
 
-  void copy_pixels(const uint8_t* x, int64_t column, int64_t channel, int64_t channels,
-                   int64_t count, uint8_t* out) const {
-    const int64_t step = g_.stride_w * x_.pixel_stride;
-    const uint8_t* from = x + column * x_.pixel_stride;
-    if (w_.multiplier > 1) {
-      for (int64_t k = 0; k < count; ++k, from += step, out += pitch_) {
-        int64_t in = channel / w_.multiplier, repeat = channel % w_.multiplier;
-        for (int64_t c = 0; c < channels; ++c) {
-          out[c] = from[in] ^ flip_;
-          if (++repeat == w_.multiplier) {
-            repeat = 0;
-            ++in;
-          }
+  // As kernels_.copy, each channel as often as the multiplier says.
+  void repeat_channels(const DepthwiseCopy& c, int64_t channel) const {
+    const uint8_t* x = c.x - channel + channel / w_.multiplier;
+    uint8_t* out = c.out;
+    std::memset(out, c.fill, static_cast<size_t>(c.before));
+    out += c.before;
+    for (int64_t k = 0; k < c.count; ++k, x += c.x_step, out += c.out_step) {
+      int64_t in = 0, repeat = channel % w_.multiplier;
+      for (int64_t i = 0; i < c.bytes; ++i) {
+        out[i] = x[in];
+        if (++repeat == w_.multiplier) {
+          repeat = 0;
+          ++in;
         }
       }
-      return;
     }
-    DepthwiseCopy copy{};
-    copy.x = from + channel;
-    copy.x_step = step;
-    copy.bytes = channels;
-    copy.count = count;
-    copy.readable = (g_.in_w - 1 - column) * x_.pixel_stride + g_.in_c - channel;
-    copy.out = out;
-    copy.out_step = pitch_;
-    copy.flip = flip_;
-    if (step == channels && pitch_ == channels) {
-      copy.bytes *= count;
-      copy.count = 1;
-    }
-    kernels_.copy(copy);
+    std::memset(out, c.fill, static_cast<size_t>(c.after));
   }
 
   const DepthwiseWeights& w_;
@@ -359,23 +508,31 @@ class Depthwise {
   const ConvX& x_;
   const ConvY& y_;
   const DepthwiseKernels& kernels_;
-  uint8_t flip_;
-  int32_t zero_point_;  // as the window holds it
+  uint8_t flip_, fill_;
   bool consecutive_;
   // Kernel row i of an output row reads what row i + twin_taps_ of the one twin_rows_ before read.
   int64_t twin_rows_, twin_taps_;
-  bool flat_;
-  int64_t slab_channels_, pitch_;  // of a pixel in the window
+
+  bool flat_, in_place_, few_edges_ = false;
+  int64_t inside_first_, inside_last_;  // columns with all taps inside the image
+  int64_t row_span_;                    // bytes of a row of the image
+  const uint8_t* safe_rows_end_;        // rows that begin behind it are copied
+  int64_t copied_rows_ = 0;
+  int64_t strip_columns_ = 0, strip_bytes_ = 0;
+
+  int64_t unit_;                   // columns after which blocks of a run begin at channel 0 again
+  int64_t slab_channels_, pitch_;  // pitch_: of a pixel in the window
   int64_t tile_rows_, tile_columns_;
-  int64_t slabs_, chunks_, strips_;
-  bool shares_columns_ = false;
-  int64_t row_bytes_;
+  int64_t slabs_, chunks_;
+  int64_t shares_, share_columns_;  // columns are shared out too, if shares_ > 1
+
   struct Plane {
     int64_t first, columns, bytes;  // first: input column, counted from the tile's
   };
   Plane* planes_;
   int64_t plane_count_ = 0;
-  int64_t *slot_row_, *slot_offset_;
+  int64_t row_bytes_;
+  int64_t *offset_, *slot_row_, *slot_column_;
 };
 
 }  // namespace
@@ -478,9 +635,8 @@ void depthwise(const DepthwiseWeights& w, const ConvGeometry& g, const ConvX& x,
   const int64_t macs = 2 * outputs * static_cast<int64_t>(w.taps.size());
   threads = threads_worth(*w.table, macs, threads);
   const Depthwise call(w, g, x, y, threads);
-  note_kernel(*w.table, "depthwise_u8s8",
-              call.flat() ? "a row is one run of values" : "slabs of channels",
-              g.batch * g.out_h * g.out_w, g.out_c, g.kernel_h * g.kernel_w, threads);
+  note_kernel(*w.table, "depthwise_u8s8", call.why(), g.batch * g.out_h * g.out_w, g.out_c,
+              g.kernel_h * g.kernel_w, threads);
   parallel_for(call.tasks(), threads, [&](int task) { call.run(task); });
   if (y.finish && call.shares_columns()) {
     for (int64_t image = 0; image < g.batch; ++image)

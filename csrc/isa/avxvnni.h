@@ -22,11 +22,11 @@ struct Isa {
 
     // The first kCount of four runs of 32 bytes, interleaved; the others count as zeros.
     template <int kPart, int kCount>
-    static OCTAVO_INLINE void load_taps(const uint8_t* const (&p)[4], __m256i (&x)[2]) {
+    static OCTAVO_INLINE void load_taps(const uint8_t* const (&p)[4], Flip flip, __m256i (&x)[2]) {
       const __m256i zero = _mm256_setzero_si256();
-      const __m256i t0 = unpack8<kPart>(load(p[0]), kCount > 1 ? load(p[1]) : zero);
+      const __m256i t0 = unpack8<kPart>(load(p[0], flip), kCount > 1 ? load(p[1], flip) : zero);
       const __m256i t2 =
-          kCount > 2 ? unpack8<kPart>(load(p[2]), kCount > 3 ? load(p[3]) : zero) : zero;
+          kCount > 2 ? unpack8<kPart>(load(p[2], flip), kCount > 3 ? load(p[3], flip) : zero) : zero;
       x[0] = _mm256_unpacklo_epi16(t0, t2);
       x[1] = _mm256_unpackhi_epi16(t0, t2);
     }

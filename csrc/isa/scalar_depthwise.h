@@ -15,7 +15,9 @@ struct ScalarDepthwise {
   static constexpr int kParts = kP;
   static constexpr int kBlock = kL * kV * kP;
   static constexpr bool kHoldsRows = kP > 1;  // accumulators of several rows, in registers
+  static constexpr int kWeightsHeld = 0;
   using Weight = int8_t;
+  using Flip = uint8_t;
   using I = typename ScalarVector<kL>::I;
   struct Taps {
     int32_t v[kL * kT];
@@ -24,6 +26,7 @@ struct ScalarDepthwise {
     int8_t v[kL * kT];
   };
 
+  static OCTAVO_INLINE Flip broadcast_flip(uint8_t flip) { return flip; }
   static constexpr int64_t channel(int part, int v) { return kL * (part * kV + v); }
   template <class X>
   static OCTAVO_INLINE void reorder(X&) {}
@@ -38,11 +41,11 @@ struct ScalarDepthwise {
     return w;
   }
   template <int kPart, int kCount>
-  static OCTAVO_INLINE void load_taps(const uint8_t* const (&p)[kT], Taps (&x)[kV]) {
+  static OCTAVO_INLINE void load_taps(const uint8_t* const (&p)[kT], Flip flip, Taps (&x)[kV]) {
     for (int v = 0; v < kV; ++v) {
       for (int i = 0; i < kL; ++i) {
         for (int t = 0; t < kT; ++t) {
-          const uint8_t byte = t < kCount ? p[t][channel(kPart, v) + i] : 0;
+          const uint8_t byte = t < kCount ? p[t][channel(kPart, v) + i] ^ flip : 0;
           x[v].v[i * kT + t] = kSigned ? static_cast<int8_t>(byte) : static_cast<int32_t>(byte);
         }
       }
@@ -56,14 +59,14 @@ struct ScalarDepthwise {
     }
   }
 
-  // What turns values into codes: each saturated to int16, plus `offset`, saturated to int8, at
-  // least `least`, xor `flip`.
+  // What turns values into codes: each saturated to int16, plus `offset`, saturated to int8,
+  // clamped to [least, most], xor `flip`.
   struct Codes {
-    int32_t offset, least;
+    int32_t offset, least, most;
     uint8_t flip;
   };
-  static OCTAVO_INLINE Codes codes(int32_t offset, int32_t least, uint8_t flip) {
-    return {offset, least, flip};
+  static OCTAVO_INLINE Codes codes(int32_t offset, int32_t least, int32_t most, uint8_t flip) {
+    return {offset, least, most, flip};
   }
   template <int kPart>
   static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[kV], const Codes& c) {
@@ -77,12 +80,16 @@ struct ScalarDepthwise {
       if (at >= n) return;
       const int32_t word = ScalarVector<kL>::bound(x[i / kL].v[i % kL], 32767) + c.offset;
       const int32_t code = ScalarVector<kL>::bound(word, 127);
-      p[at] = static_cast<uint8_t>(static_cast<uint8_t>(code < c.least ? c.least : code) ^ c.flip);
+      p[at] = static_cast<uint8_t>(static_cast<uint8_t>(code < c.least  ? c.least
+                                                        : code > c.most ? c.most
+                                                                        : code) ^
+                                   c.flip);
     }
   }
 
   static constexpr int kCopyBytes = 1;
-  static OCTAVO_INLINE void copy(const uint8_t* x, uint8_t* out, uint8_t flip) { *out = *x ^ flip; }
+  static OCTAVO_INLINE void fill(uint8_t* out, uint8_t byte) { *out = byte; }
+  static OCTAVO_INLINE void copy(const uint8_t* x, uint8_t* out) { *out = *x; }
 };
 
 }  // namespace

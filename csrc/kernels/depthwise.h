@@ -1,27 +1,27 @@
 // depthwise_u8s8: y[o][x][c] = epilogue(sum over i, j of in[o * stride + i][x + j][c] *
-// w[i][j][c]), 8-bit operands, exact int32 accumulators, for a tile of an image that the driver has
-// copied into a window. The window holds what the kernel multiplies: padding, and bytes of the
-// table's signedness, so that only the start of a sum knows the input's zero point za:
+// w[i][j][c]), 8-bit operands, exact int32 accumulators, for a tile of one image. What a tap reads
+// where the image ends holds the input's zero point za, so that only the start of a sum knows it:
 //   start[c] = bias[c] - za * sums[c]
+// Bytes are turned to the table's signedness (flip, which moves za by 128) as they are read.
 //
-// Window: rows of pixels of `block`s of channels, or of C channels back to back. A tap is a byte
-// offset in a row; what one block of outputs needs of a tap are `block` bytes in a row, wherever
-// they begin. The outputs of a row are `runs` runs of run_length values, in_step and out_step
-// apart, and a block that begins at value f of a run covers channels (first_channel + f) mod C ...:
-//   slab   a run is one pixel's channels (or some of them); its last block may be partial
-//   flat   one run is a whole row of width * C values; block p has the same channels as block
-//          p + C / gcd(C, block), so that all of them share one set of weights
+// A segment is a run of output columns whose taps come from the same rows of pixels; a tap is an
+// offset in a row, and what one block of outputs needs of it are `block` bytes, wherever they
+// begin. Up to a block is read beyond the last value. Blocks lie thus:
+//   slab   each pixel's channels by themselves, in_step and out_step apart; the last one of a
+//          pixel may be partial
+//   flat   the segment is one run of columns * C values; block p has the same channels as block
+//          p + C / gcd(C, block), so that all of them share one set of weights. Wastes no lane
 //
 // Weights: [group][C + block - 1][taps] of the table's Weight; channels repeat behind C. A group is
 // `taps` slots (4 for vpdpbusd and sdot, 2 for vpmaddwd, 1 for smlal), each one kernel position, or
 // none with weight 0. In a block the interleaved bytes of a group's taps are multiplied at once.
-// With by_rows slot taps * groups_a_row * i + j is kernel position (i, j): then a row of the window
-// is interleaved once for all the output rows that read it.
+// With by_rows group q of kernel row i holds kernel columns taps * q ...: then a row of pixels is
+// interleaved once for all the output rows that read it.
 //
-//   rows of the window    r0 r1 r2 r3 ..         3 x 3, stride 1: row r is interleaved, and its
-//   output 0              w0 w1 w2               quads go to outputs r (weights of kernel row 0),
-//   output 1                 w0 w1 w2            r - 1 (row 1) and r - 2 (row 2), which is then
-//   output 2                    w0 w1 w2         complete
+//   rows of pixels    r0 r1 r2 r3 ..         3 x 3, stride 1: row r is interleaved, and its quads
+//   output 0          w0 w1 w2               go to outputs r (weights of kernel row 0), r - 1
+//   output 1             w0 w1 w2            (row 1) and r - 2 (row 2), which is then complete
+//   output 2                w0 w1 w2
 //
 // Interleaving works within 128-bit lanes on x86: an accumulator's lanes hold channels in another
 // order, which the saturating packs of the epilogue undo. Weights, starts and multipliers of a
@@ -34,29 +34,36 @@
 
 namespace octavo {
 
+struct DepthwiseSegment {
+  // Tap (i, j) of output row o, column k: rows[j][o * row_step + i] + offset[j] + k * in_step.
+  const uint8_t* const* const* rows;
+  const int64_t* offset;
+  int64_t columns;
+  int64_t out;  // first value
+};
+
 struct DepthwiseArgs {
-  // Output row o reads rows[o * row_step + i] for kernel row i.
-  const uint8_t* const* rows;
+  const DepthwiseSegment* segments;
+  int64_t segment_count;
   int64_t out_rows;
   int64_t row_step;
+  uint8_t flip;
 
   int64_t kernel_h;
   int64_t groups;
   bool by_rows;
-  // Of each slot: kernel row, and offset in a row (0 where the weight is 0).
-  const int64_t* slot_row;
-  const int64_t* slot_offset;
+  const int64_t* slot_row;     // of each slot: kernel row
+  const int64_t* slot_column;  // and column; any where the weight is 0
 
   const void* weights;
   const int32_t* sums;  // C + block - 1 values
   int64_t channels;     // C
   int64_t first_channel;
+  int64_t slab;  // channels to compute; 0: flat
   int32_t x_zero_point;
 
-  int64_t runs, run_length;
-  bool flat;
-  int64_t in_step;   // bytes
-  int64_t out_step;  // values
+  int64_t in_step;   // slab: bytes
+  int64_t out_step;  // slab: values
   int64_t out_row_step;
 
   void* local;  // local_bytes() of scratch, aligned to 64
@@ -72,14 +79,15 @@ struct DepthwiseArgs {
   int32_t zero_point;
 };
 
-// `count` pixels of `bytes` bytes, x_step apart, to out, out_step apart, each byte xor flip. Reads
-// up to `readable` bytes from x on, writes up to a block beyond the end of a pixel.
+// A padded row: `before` bytes of `fill`; `count` pixels of `bytes` bytes, x_step apart, to places
+// out_step apart; `after` bytes of `fill`. Reads up to `readable` bytes from x on, writes up to a
+// block beyond the end.
 struct DepthwiseCopy {
   const uint8_t* x;
   int64_t x_step, bytes, count, readable;
   uint8_t* out;
-  int64_t out_step;
-  uint8_t flip;
+  int64_t out_step, before, after;
+  uint8_t fill;
 };
 
 struct DepthwiseKernels {
@@ -106,11 +114,14 @@ constexpr int64_t depthwise_local_bytes(const DepthwiseKernels& k, int64_t group
 namespace octavo {
 namespace {
 
-// The blocks that share channels, and so weights: `count` of them, in_step and out_step apart.
+// The blocks of a segment that share channels, and so weights: `count` of them, in_step and
+// out_step apart.
 template <class Isa>
 struct DepthwiseColumn {
   using T = typename Isa::Depthwise;
   const DepthwiseArgs& a;
+  const uint8_t* const* const* rows;
+  const int64_t* offset;
   const typename T::Weight* weights;  // [part][group][vector][lane][tap]
   const int32_t* start;               // in the order of accumulators
   const float* multiplier;            // likewise
@@ -146,9 +157,13 @@ __attribute__((noinline)) void depthwise_store_plain(
   }
 }
 
+// Sums and floats; codes; codes whose multipliers, all below 1, make no sum exceed int32: those are
+// clamped as bytes, which takes one operation where floats take four.
+enum class DepthwiseOutput { kPlain, kCodes, kSmallCodes };
+
 // Where sums go. All that the loops need is held by value: stores of bytes might change what lies
 // behind a pointer.
-template <class Isa, int kPart, bool kCodes>
+template <class Isa, int kPart, DepthwiseOutput kOutput>
 struct DepthwiseStore {
   using T = typename Isa::Depthwise;
   using V = typename Isa::Vector;
@@ -170,24 +185,27 @@ struct DepthwiseStore {
         last(c.count - 1),
         n(c.n),
         last_n(c.last_n) {
-    // The lower bound is clamped as a code; the upper one before int32 could overflow.
+    // Bounds are clamped as codes; an upper one that int32 might not reach, before.
+    if (kOutput == DepthwiseOutput::kPlain) return;
     const uint8_t flip = c.a.output == GemmOutput::kU8 ? 0x80 : 0;
     const int32_t offset = c.a.zero_point - flip;
     hi = V::set(c.a.hi);
-    if (kCodes)
-      codes = T::codes(offset, static_cast<int32_t>(__builtin_rintf(c.a.lo)) + offset, flip);
+    codes = T::codes(offset, static_cast<int32_t>(__builtin_rintf(c.a.lo)) + offset,
+                     static_cast<int32_t>(__builtin_rintf(c.a.hi)) + offset, flip);
   }
 
   // Row o of the k-th block.
   OCTAVO_INLINE void operator()(int64_t o, int64_t k, typename V::I (&acc)[N]) const {
     const int64_t at = o * row_step + k * out_step;
     const int64_t valid = k == last ? last_n : n;
-    if constexpr (kCodes) {
+    if constexpr (kOutput != DepthwiseOutput::kPlain) {
       typename V::I q[N];
       OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v)
-        q[v] =
-            V::round(V::min(V::mul(V::to_float(acc[v]), V::load(multiplier + v * V::kLanes)), hi));
+      for (int v = 0; v < N; ++v) {
+        typename V::F f = V::mul(V::to_float(acc[v]), V::load(multiplier + v * V::kLanes));
+        if (kOutput == DepthwiseOutput::kCodes) f = V::min(f, hi);
+        q[v] = V::round(f);
+      }
       if (valid >= T::kBlock)
         T::template store_codes<kPart>(y + at, q, codes);
       else
@@ -199,7 +217,7 @@ struct DepthwiseStore {
 };
 
 // Any taps: each output row on its own.
-template <class Isa, int kPart, bool kCodes>
+template <class Isa, int kPart, DepthwiseOutput kOutput>
 void depthwise_taps(const DepthwiseColumn<Isa>& c) {
   using T = typename Isa::Depthwise;
   using V = typename Isa::Vector;
@@ -210,10 +228,12 @@ void depthwise_taps(const DepthwiseColumn<Isa>& c) {
   const typename T::Weight* weights = c.weights + kPart * groups * N * kVectorWeights;
   const int32_t* start = c.start + kPart * N * V::kLanes;
   const uint8_t** const pointers = c.pointers;
-  const DepthwiseStore<Isa, kPart, kCodes> store(c);
+  const typename T::Flip flip = T::broadcast_flip(a.flip);
+  const DepthwiseStore<Isa, kPart, kOutput> store(c);
   for (int64_t o = 0; o < out_rows; ++o) {
     for (int64_t s = 0; s < groups * T::kTaps; ++s)
-      pointers[s] = a.rows[o * a.row_step + a.slot_row[s]] + a.slot_offset[s] + c.in;
+      pointers[s] = c.rows[a.slot_column[s]][o * a.row_step + a.slot_row[s]] +
+                    c.offset[a.slot_column[s]] + c.in;
     int64_t at = 0;
     for (int64_t k = 0; k < count; ++k, at += c.in_step) {
       typename V::I acc[N];
@@ -226,7 +246,7 @@ void depthwise_taps(const DepthwiseColumn<Isa>& c) {
         OCTAVO_UNROLL
         for (int t = 0; t < T::kTaps; ++t) p[t] = pointer[t] + at;
         typename T::Taps x[N];
-        T::template load_taps<kPart, T::kTaps>(p, x);
+        T::template load_taps<kPart, T::kTaps>(p, flip, x);
         OCTAVO_UNROLL
         for (int v = 0; v < N; ++v) T::dot(acc[v], x[v], T::load_weights(w + v * kVectorWeights));
         w += N * kVectorWeights;
@@ -237,9 +257,10 @@ void depthwise_taps(const DepthwiseColumn<Isa>& c) {
   }
 }
 
-// kH x kW taps, vertical stride kS: down the rows, each interleaved once. acc[d] belongs to the
-// output that began d steps ago; a step is kS rows.
-template <class Isa, int kPart, int kH, int kW, int kS, bool kCodes>
+// kH x kW taps, vertical stride kS: down the rows, each interleaved once. A step is kS rows; in a
+// step of phase p the output that began d steps ago has the accumulators acc[(p + kAges - d) %
+// kAges], so that none ever moves.
+template <class Isa, int kPart, int kH, int kW, int kS, DepthwiseOutput kOutput>
 struct DepthwiseRows {
   using T = typename Isa::Depthwise;
   using V = typename Isa::Vector;
@@ -247,79 +268,104 @@ struct DepthwiseRows {
   static constexpr int kGroupsOfRow = (kW + T::kTaps - 1) / T::kTaps;
   static constexpr int kAges = (kH + kS - 1) / kS;
   static constexpr int64_t kVectorWeights = V::kLanes * T::kTaps;
+  static constexpr int kWeights = kH * kGroupsOfRow * N;
+  static constexpr bool kHoldsWeights = kWeights <= T::kWeightsHeld;
   using Acc = typename V::I[kAges][N];
+  using Weights = typename T::Weights;
 
-  const uint8_t* const* rows;
+  const uint8_t* const* rows[kW];
+  int64_t offset[kW];
   const int32_t* start;
   const typename T::Weight* weights;
   int64_t out_rows;
-  int64_t offset[kGroupsOfRow * T::kTaps];
-  DepthwiseStore<Isa, kPart, kCodes> store;
+  typename T::Flip flip;
+  Weights held[kHoldsWeights ? kWeights : 1];
+  DepthwiseStore<Isa, kPart, kOutput> store;
 
   explicit OCTAVO_INLINE DepthwiseRows(const DepthwiseColumn<Isa>& c)
-      : rows(c.a.rows),
-        start(c.start + kPart * N * V::kLanes),
+      : start(c.start + kPart * N * V::kLanes),
         weights(c.weights + kPart * c.a.groups * N * kVectorWeights),
         out_rows(c.a.out_rows),
+        flip(T::broadcast_flip(c.a.flip)),
         store(c) {
-    for (int t = 0; t < kGroupsOfRow * T::kTaps; ++t) offset[t] = c.a.slot_offset[t];
+    OCTAVO_UNROLL
+    for (int t = 0; t < kW; ++t) {
+      rows[t] = c.rows[t];
+      offset[t] = c.offset[t] + c.in;
+    }
+    if (kHoldsWeights) {
+      OCTAVO_UNROLL
+      for (int i = 0; i < (kHoldsWeights ? kWeights : 1); ++i) {
+        held[i] = T::load_weights(weights + i * kVectorWeights);
+        Isa::U8S8::keep(held[i]);
+      }
+    }
+  }
+  OCTAVO_INLINE Weights weight(int i) const {
+    return kHoldsWeights ? held[kHoldsWeights ? i : 0]
+                         : T::load_weights(weights + i * kVectorWeights);
   }
 
   // Rows of step s to outputs of ages kFirst .. kLast.
-  template <int kFirst, int kLast>
+  template <int kPhase, int kFirst, int kLast>
   OCTAVO_INLINE void step(int64_t s, int64_t at, Acc& acc) const {
     if constexpr (kFirst == 0) {
       OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v) acc[0][v] = V::load_i(start + v * V::kLanes);
+      for (int v = 0; v < N; ++v) acc[kPhase][v] = V::load_i(start + v * V::kLanes);
     }
     OCTAVO_UNROLL
     for (int j = 0; j < kS; ++j) {
       if (kFirst * kS + j >= kH) continue;
-      const uint8_t* row = rows[s * kS + j] + at;
       OCTAVO_UNROLL
       for (int q = 0; q < kGroupsOfRow; ++q) {
         const uint8_t* p[T::kTaps];
         OCTAVO_UNROLL
-        for (int t = 0; t < T::kTaps; ++t) p[t] = row + offset[q * T::kTaps + t];
+        for (int t = 0; t < T::kTaps; ++t) {
+          const int column = q * T::kTaps + t < kW ? q * T::kTaps + t : kW - 1;
+          p[t] = rows[column][s * kS + j] + offset[column] + at;
+        }
         typename T::Taps x[N];
         if ((q + 1) * T::kTaps <= kW)
-          T::template load_taps<kPart, T::kTaps>(p, x);
+          T::template load_taps<kPart, T::kTaps>(p, flip, x);
         else
-          T::template load_taps<kPart, (kW - 1) % T::kTaps + 1>(p, x);
+          T::template load_taps<kPart, (kW - 1) % T::kTaps + 1>(p, flip, x);
         OCTAVO_UNROLL
-        for (int d = kFirst; d <= kLast; ++d) {
+        for (int d = kLast; d >= kFirst; --d) {
           const int i = d * kS + j;
           if (i >= kH) continue;
           OCTAVO_UNROLL
           for (int v = 0; v < N; ++v)
-            T::dot(acc[d][v], x[v],
-                   T::load_weights(weights + ((i * kGroupsOfRow + q) * N + v) * kVectorWeights));
+            T::dot(acc[(kPhase + kAges - d) % kAges][v], x[v],
+                   weight((i * kGroupsOfRow + q) * N + v));
         }
       }
     }
   }
-  static OCTAVO_INLINE void age(Acc& acc) {
-    OCTAVO_UNROLL
-    for (int d = kAges - 1; d > 0; --d) {
-      OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v) acc[d][v] = acc[d - 1][v];
+  // As above, and the eldest output is complete.
+  template <int kPhase, int kFirst>
+  OCTAVO_INLINE void last_step(int64_t s, int64_t at, int64_t k, Acc& acc) const {
+    step<kPhase, kFirst, kAges - 1>(s, at, acc);
+    store(s - (kAges - 1), k, acc[(kPhase + 1) % kAges]);
+  }
+  template <int kPhase>
+  OCTAVO_INLINE void begin(int64_t at, Acc& acc) const {
+    if constexpr (kPhase < kAges - 1) {
+      step<kPhase, 0, kPhase>(kPhase, at, acc);
+      begin<kPhase + 1>(at, acc);
     }
   }
-  template <int kLast>
-  OCTAVO_INLINE void begin(int64_t at, Acc& acc) const {
-    if constexpr (kLast < kAges - 1) {
-      step<0, kLast>(kLast, at, acc);
-      age(acc);
-      begin<kLast + 1>(at, acc);
+  // kAges steps, of phases kAges - 1, 0, 1, ...
+  template <int kStep>
+  OCTAVO_INLINE void round(int64_t s, int64_t at, int64_t k, Acc& acc) const {
+    if constexpr (kStep < kAges) {
+      last_step<(kAges - 1 + kStep) % kAges, 0>(s + kStep, at, k, acc);
+      round<kStep + 1>(s, at, k, acc);
     }
   }
   template <int kFirst>
   OCTAVO_INLINE void end(int64_t at, int64_t k, Acc& acc) const {
     if constexpr (kFirst < kAges) {
-      const int64_t s = out_rows + kFirst - 1;
-      step<kFirst, kAges - 1>(s, at, acc);
-      store(s - (kAges - 1), k, acc[kAges - 1]);
-      age(acc);
+      last_step<(kAges - 2 + kFirst) % kAges, kFirst>(out_rows + kFirst - 1, at, k, acc);
       end<kFirst + 1>(at, k, acc);
     }
   }
@@ -327,38 +373,59 @@ struct DepthwiseRows {
   static void run(const DepthwiseColumn<Isa>& c) {
     const DepthwiseRows self(c);
     const int64_t count = c.count, in_step = c.in_step;
-    int64_t at = c.in;
+    int64_t at = 0;
     for (int64_t k = 0; k < count; ++k, at += in_step) {
       Acc acc;
       self.template begin<0>(at, acc);
-      for (int64_t s = kAges - 1; s < self.out_rows; ++s) {
-        self.template step<0, kAges - 1>(s, at, acc);
-        self.store(s - (kAges - 1), k, acc[kAges - 1]);
-        age(acc);
+      int64_t s = kAges - 1;
+      for (; (self.out_rows - s) % kAges; ++s) {
+        self.template last_step<kAges - 1, 0>(s, at, k, acc);
+        OCTAVO_UNROLL
+        for (int d = 0; d < kAges - 1; ++d) {
+          OCTAVO_UNROLL
+          for (int v = 0; v < N; ++v) acc[d][v] = acc[d + 1][v];
+        }
       }
+      for (; s < self.out_rows; s += kAges) self.template round<0>(s, at, k, acc);
       self.template end<1>(at, k, acc);
     }
   }
 };
 
-template <class Isa, int kPart, bool kCodes>
+template <class Isa, int kPart, DepthwiseOutput kOutput>
 void depthwise_part(const DepthwiseColumn<Isa>& c) {
   const DepthwiseArgs& a = c.a;
   const int64_t steps = (a.kernel_h + a.row_step - 1) / a.row_step;
-  if constexpr (Isa::Depthwise::kHoldsRows) {
+  if constexpr (Isa::Depthwise::kHoldsRows && kOutput != DepthwiseOutput::kCodes) {
     if (a.by_rows && a.row_step <= 2 && a.out_rows >= steps) {
       if (a.kernel_h == 3 && a.row_step == 1)
-        DepthwiseRows<Isa, kPart, 3, 3, 1, kCodes>::run(c);
+        DepthwiseRows<Isa, kPart, 3, 3, 1, kOutput>::run(c);
       else if (a.kernel_h == 3)
-        DepthwiseRows<Isa, kPart, 3, 3, 2, kCodes>::run(c);
+        DepthwiseRows<Isa, kPart, 3, 3, 2, kOutput>::run(c);
       else if (a.row_step == 1)
-        DepthwiseRows<Isa, kPart, 5, 5, 1, kCodes>::run(c);
+        DepthwiseRows<Isa, kPart, 5, 5, 1, kOutput>::run(c);
       else
-        DepthwiseRows<Isa, kPart, 5, 5, 2, kCodes>::run(c);
+        DepthwiseRows<Isa, kPart, 5, 5, 2, kOutput>::run(c);
       return;
     }
   }
-  depthwise_taps<Isa, kPart, kCodes>(c);
+  depthwise_taps<Isa, kPart, kOutput>(c);
+}
+
+template <class Isa, DepthwiseOutput kOutput>
+void depthwise_parts(const DepthwiseColumn<Isa>& c) {
+  depthwise_part<Isa, 0, kOutput>(c);
+  if constexpr (Isa::Depthwise::kParts == 2) depthwise_part<Isa, 1, kOutput>(c);
+}
+
+// Whether all multipliers of a block are below 1.
+template <class Isa>
+OCTAVO_INLINE bool depthwise_below_one(const float* multiplier) {
+  using V = typename Isa::Vector;
+  typename V::F most = V::load(multiplier);
+  for (int64_t i = V::kLanes; i < Isa::Depthwise::kBlock; i += V::kLanes)
+    most = V::max(most, V::load(multiplier + i));
+  return V::reduce_max(most) < 1.0f;
 }
 
 // values[first .. first + block) of an array that repeats after `channels`.
@@ -436,20 +503,24 @@ void depthwise_run(const DepthwiseArgs& a) {
   store.activate = a.activate;
   store.lo = a.lo;
   store.hi = a.hi;
-  // Blocks of a run, and how many of them differ in their channels.
-  const int64_t blocks = (a.run_length + kBlock - 1) / kBlock;
-  int64_t period = blocks;
-  if (a.flat) {
-    int64_t common = kBlock, rest = a.channels;
+  // Blocks that differ in their channels.
+  int64_t period = (a.slab + kBlock - 1) / kBlock;
+  if (a.slab == 0) {
+    int64_t common = kBlock, rest = a.channels, columns = 0;
     while (rest) {
       const int64_t next = common % rest;
       common = rest;
       rest = next;
     }
-    if (a.channels / common < period) period = a.channels / common;
+    period = a.channels / common;
+    for (int64_t i = 0; i < a.segment_count; ++i) {
+      if (a.segments[i].columns > columns) columns = a.segments[i].columns;
+    }
+    const int64_t blocks = (columns * a.channels + kBlock - 1) / kBlock;
+    if (blocks < period) period = blocks;
   }
   for (int64_t p = 0; p < period; ++p) {
-    const int64_t channel = (a.first_channel + p * kBlock) % a.channels;
+    const int64_t here = p * kBlock, channel = (a.first_channel + here) % a.channels;
     const int32_t* bias =
         a.bias_s32 ? depthwise_pick<T>(a.bias_s32, channel, a.channels, picked_bias) : nullptr;
     const float* multiplier =
@@ -461,56 +532,112 @@ void depthwise_run(const DepthwiseArgs& a) {
     depthwise_order<Isa, 0>(a, channel, bias, multiplier, weights, start, ordered);
     if constexpr (T::kParts == 2)
       depthwise_order<Isa, 1>(a, channel, bias, multiplier, weights, start, ordered);
+    const bool small = codes && depthwise_below_one<Isa>(ordered);
 
-    const int64_t here = p * kBlock;
-    DepthwiseColumn<Isa> c = {a,
-                              weights,
-                              start,
-                              ordered,
-                              &store,
-                              multiplier,
-                              bias_f32,
-                              pointers,
-                              here,
-                              a.in_step,
-                              here,
-                              a.out_step,
-                              a.runs,
-                              a.run_length - here,
-                              a.run_length - here};
-    if (a.flat) {
-      c.in_step = c.out_step = period * kBlock;
-      c.count = (blocks - p + period - 1) / period;
-      c.n = kBlock;
-      c.last_n = a.run_length - here - (c.count - 1) * period * kBlock;
-    }
-    if (codes) {
-      depthwise_part<Isa, 0, true>(c);
-      if constexpr (T::kParts == 2) depthwise_part<Isa, 1, true>(c);
-    } else {
-      depthwise_part<Isa, 0, false>(c);
-      if constexpr (T::kParts == 2) depthwise_part<Isa, 1, false>(c);
+    for (int64_t i = 0; i < a.segment_count; ++i) {
+      const DepthwiseSegment& segment = a.segments[i];
+      DepthwiseColumn<Isa> c = {a,
+                                segment.rows,
+                                segment.offset,
+                                weights,
+                                start,
+                                ordered,
+                                &store,
+                                multiplier,
+                                bias_f32,
+                                pointers,
+                                here,
+                                a.in_step,
+                                segment.out + here,
+                                a.out_step,
+                                segment.columns,
+                                a.slab - here,
+                                a.slab - here};
+      if (a.slab == 0) {
+        const int64_t length = segment.columns * a.channels;
+        if (length <= here) continue;
+        c.in_step = c.out_step = period * kBlock;
+        c.count = (length - here - 1) / c.in_step + 1;
+        c.n = kBlock;
+        c.last_n = length - here - (c.count - 1) * c.in_step;
+      }
+      if (!codes)
+        depthwise_parts<Isa, DepthwiseOutput::kPlain>(c);
+      else if (small)
+        depthwise_parts<Isa, DepthwiseOutput::kSmallCodes>(c);
+      else
+        depthwise_parts<Isa, DepthwiseOutput::kCodes>(c);
     }
   }
+}
+
+template <class T>
+OCTAVO_INLINE void depthwise_fill(uint8_t* out, int64_t bytes, uint8_t fill) {
+  for (int64_t i = 0; i < bytes; i += T::kCopyBytes) T::fill(out + i, fill);
+}
+
+// Pixels of kSteps vectors, all of which may be read.
+template <class T, int kSteps>
+OCTAVO_INLINE void depthwise_copy_pixels(const uint8_t* x, int64_t x_step, int64_t count,
+                                         uint8_t* out, int64_t out_step) {
+  for (int64_t i = 0; i < count; ++i) {
+    OCTAVO_UNROLL
+    for (int v = 0; v < kSteps; ++v) T::copy(x + v * T::kCopyBytes, out + v * T::kCopyBytes);
+    x += x_step;
+    out += out_step;
+  }
+}
+
+// `bytes` bytes, and nothing read behind them.
+template <class T>
+void depthwise_copy_bytes(const uint8_t* x, int64_t bytes, uint8_t* out) {
+  constexpr int64_t kStep = T::kCopyBytes;
+  int64_t i = 0;
+  if (bytes >= kStep) {
+    for (; i + kStep <= bytes; i += kStep) T::copy(x + i, out + i);
+    if (i < bytes) T::copy(x + bytes - kStep, out + bytes - kStep);
+    return;
+  }
+  const auto copy8 = [&](int64_t at) {
+    uint64_t word;
+    __builtin_memcpy(&word, x + at, 8);
+    __builtin_memcpy(out + at, &word, 8);
+  };
+  if (bytes >= 8) {
+    for (; i + 8 <= bytes; i += 8) copy8(i);
+    if (i < bytes) copy8(bytes - 8);
+    return;
+  }
+  for (; i < bytes; ++i) out[i] = x[i];
 }
 
 template <class Isa>
 void depthwise_copy(const DepthwiseCopy& c) {
   using T = typename Isa::Depthwise;
   constexpr int64_t kStep = T::kCopyBytes;
-  for (int64_t i = 0; i < c.count; ++i) {
-    const uint8_t* x = c.x + i * c.x_step;
-    uint8_t* out = c.out + i * c.out_step;
-    const int64_t readable = c.readable - i * c.x_step;
-    int64_t at = 0;
-    for (; at < c.bytes && at + kStep <= readable; at += kStep) T::copy(x + at, out + at, c.flip);
-    if (at < c.bytes && c.bytes >= kStep) {
-      at = c.bytes - kStep;
-      T::copy(x + at, out + at, c.flip);
-      continue;
+  const uint8_t* x = c.x;
+  uint8_t* out = c.out;
+  depthwise_fill<T>(out, c.before, c.fill);
+  out += c.before;
+  // Pixels behind which enough may be read for whole vectors.
+  const int64_t steps = (c.bytes + kStep - 1) / kStep, rest = c.readable - steps * kStep;
+  int64_t whole = rest < 0 ? 0 : c.count == 1 ? 1 : rest / c.x_step + 1;
+  if (whole > c.count) whole = c.count;
+  if (steps == 1) {
+    depthwise_copy_pixels<T, 1>(x, c.x_step, whole, out, c.out_step);
+  } else if (steps == 2) {
+    depthwise_copy_pixels<T, 2>(x, c.x_step, whole, out, c.out_step);
+  } else if (steps == 3) {
+    depthwise_copy_pixels<T, 3>(x, c.x_step, whole, out, c.out_step);
+  } else {
+    for (int64_t i = 0; i < whole; ++i) {
+      for (int64_t v = 0; v < steps; ++v)
+        T::copy(x + i * c.x_step + v * kStep, out + i * c.out_step + v * kStep);
     }
-    for (; at < c.bytes; ++at) out[at] = x[at] ^ c.flip;
   }
+  for (int64_t i = whole; i < c.count; ++i)
+    depthwise_copy_bytes<T>(x + i * c.x_step, c.bytes, out + i * c.out_step);
+  depthwise_fill<T>(out + c.count * c.out_step, c.after, c.fill);
 }
 
 template <class Isa>
