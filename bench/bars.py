@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rounds import geometric_mean
-from shapes import Shape, name
+from shapes import Shape
 
 Row = Mapping[str, Any]
 NO_SLOWER = 0.98
@@ -57,7 +57,7 @@ def worst(
 ) -> list[Bar]:
     """A bar that every shape that fits must pass, with the one that comes last."""
     found = [
-        (v, name(row["shape"]))
+        (v, row["name"])
         for row in rows
         if (fits is None or fits(row["shape"])) and (v := value(row)) is not None
     ]
@@ -177,9 +177,7 @@ def products(rows: Sequence[Row], isa: str, threads: int) -> list[Bar]:
         # Packing costs as much as about 8 rows of the product: fewer rows cannot reach the bar.
         lambda s: min(s) >= 256,
     )
-    memory = [
-        (row["packed_over_plain"], name(row["shape"])) for row in rows if row["packed_over_plain"]
-    ]
+    memory = [(row["packed_over_plain"], row["name"]) for row in rows if row["packed_over_plain"]]
     if memory:
         bars.append(Bar("packed bytes over int8 bytes", 1.1, *max(memory), at_most=True))
     return bars
@@ -188,7 +186,7 @@ def products(rows: Sequence[Row], isa: str, threads: int) -> list[Bar]:
 def calls(rows: Sequence[Row]) -> list[Bar]:
     bars = []
     for row in rows:
-        where = name(row["shape"])
+        where = row["name"]
         if "s32" in row["over_numpy"]:
             bars.append(
                 Bar(
@@ -233,4 +231,92 @@ def elements(rows: Sequence[Row]) -> list[Bar]:
                     row["over_peer"]["peer"],
                 )
             )
+    return bars
+
+
+# Convolutions: what each kind must reach over the best int8 peer, at the least.
+LEAST = {
+    "first": 1.2,
+    "depthwise, stride 1": 1.8,
+    "depthwise, stride 2": 1.5,
+    "grouped": 1.0,
+    "audio": 1.2,
+    "transposed": 1.2,
+}
+BASIC = "dense, basic"  # the shapes that the means are taken over
+LARGE_MACS = 10_000_000
+
+
+def conv_class(row: Row) -> str:
+    """The class of a convolution that a bar is about."""
+    if row["kind"] == "depthwise":
+        return f"depthwise, stride {row['stride']}"
+    if row["kind"] != "dense":
+        return str(row["kind"])
+    if row["source"] == "basic":
+        return BASIC
+    return "dense, 1x1 image" if row["pixels"] == 1 else "dense, networks"
+
+
+def by_class(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Convolutions by class, in the order they come."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(conv_class(row), []).append(row)
+    return found
+
+
+def median(group: str) -> Callable[[Row], float | None]:
+    return lambda row: row[group]["median"] if row[group] else None
+
+
+def conv_mean(rows: Sequence[Row], group: str) -> float | None:
+    """The geometric mean of a ratio over the rows that have it."""
+    found = [v for row in rows if (v := median(group)(row)) is not None]
+    return geometric_mean(found) if found else None
+
+
+def mean_bar(rows: Sequence[Row], what: str, need: float, group: str, where: str) -> list[Bar]:
+    mean = conv_mean(rows, group)
+    return [] if mean is None else [Bar(what, need, mean, where)]
+
+
+def convolutions(rows: Sequence[Row], isa: str, threads: int) -> list[Bar]:
+    classes = by_class(rows)
+    dense = [row for row in rows if row["kind"] == "dense" and row["pixels"] > 1]
+    if threads > 1:
+        bars = worst(rows, "no convolution slower than on one thread", NO_SLOWER, median("scaling"))
+        if threads == 2:
+            large = [row for row in dense if row["macs"] > LARGE_MACS]
+            bars += worst(
+                large, "dense, over 10 M MACs: two threads over one", 1.8, median("scaling")
+            )
+        return bars
+    if isa == "avx2":
+        what = "dense: every shape over torch held to AVX2"
+        return worst(dense, what, NO_SLOWER, median("over_torch"))
+    if isa != "avx512vnni":
+        return []
+    bars = []
+    for found, rows_of in classes.items():
+        what = f"{found}: every shape over the best int8 peer"
+        bars += worst(rows_of, what, LEAST.get(found, NO_SLOWER), median("over_peer"))
+        if found.startswith("depthwise"):
+            what = f"{found}: geometric mean over the best int8 peer"
+            bars += mean_bar(rows_of, what, LEAST[found], "over_peer", f"{len(rows_of)} shapes")
+    basic, where = classes.get(BASIC, []), f"{len(classes.get(BASIC, []))} shapes"
+    what = f"{BASIC}: geometric mean over the best int8 peer"
+    bars += mean_bar(basic, what, 1.08, "over_peer", where)
+    what = f"{BASIC}: geometric mean over the best float32"
+    bars += mean_bar(basic, what, 3.5, "over_float32", where)
+    what = "dense: geometric mean over the best float32"
+    return bars + mean_bar(dense, what, 3.5, "over_float32", f"{len(dense)} shapes")
+
+
+def tensor(rows: Sequence[Row]) -> list[Bar]:
+    bars = worst(rows, "8-bit operators: every one over the best peer", 1.2, median("over_peer"))
+    copies = [(row["over_copy"]["median"], row["name"]) for row in rows if row["bound"]]
+    if copies:
+        what = "8-bit operators bound by memory: time over a plain copy"
+        bars.append(Bar(what, 1.5, *max(copies), at_most=True))
     return bars

@@ -1,6 +1,6 @@
 """Octavo beside NumPy and the other int8 libraries: what is timed, and the bars it must reach.
 
-    python bench/compare.py [all|products|calls|elementwise] [--isa avx2] [--threads 2] ...
+    python bench/compare.py [all|products|calls|elementwise|conv|tensor] [--isa avx2] [--threads 2] ...
 
 See README.md in this folder. This file starts itself anew where the environment that NumPy, torch
 and onnxruntime read at import is not the one of an honest comparison.
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
         "tables",
         nargs="*",
         metavar="TABLE",
-        help="products, calls, elementwise, or all (the default)",
+        help="products, calls, elementwise, conv, tensor, or all (the default)",
     )
     parser.add_argument(
         "--isa",
@@ -64,18 +64,35 @@ def parse_arguments() -> argparse.Namespace:
         default=list(shapes.KINDS),
         help="columns of the products: " + ", ".join(shapes.KINDS),
     )
+    parser.add_argument(
+        "--sources",
+        type=lambda text: text.split(","),
+        help="where the convolutions are from: " + ", ".join(shapes.SOURCES),
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="rows of conv and tensor whose name holds it"
+    )
+    parser.add_argument(
+        "--zero-point", type=int, default=128, help="of the convolutions' input (default 128)"
+    )
     parser.add_argument("--sides", choices=("all", "ours", "peers"), default="all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure of every round")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="what is printed")
     arguments = parser.parse_args()
-    known = ("products", "calls", "elementwise")
+    known = ("products", "calls", "elementwise", "conv", "tensor")
     arguments.tables = [t for t in arguments.tables if t != "all"] or list(known)
-    for value, allowed in ((arguments.tables, known), (arguments.kinds, tuple(shapes.KINDS))):
+    for value, allowed in (
+        (arguments.tables, known),
+        (arguments.kinds, tuple(shapes.KINDS)),
+        (arguments.sources or (), tuple(shapes.SOURCES)),
+    ):
         if unknown := set(value) - set(allowed):
             parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(allowed)}")
     cores = len(os.sched_getaffinity(0))
     if not 1 <= arguments.threads <= cores:
         parser.error(f"--threads {arguments.threads}: this process may use {cores} core(s)")
+    if not 0 <= arguments.zero_point <= 255:
+        parser.error(f"--zero-point {arguments.zero_point}: expected 0 to 255")
     if arguments.rounds < 20:
         parser.error(f"--rounds {arguments.rounds}: fewer than 20 say nothing of the noise")
     return arguments

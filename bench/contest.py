@@ -12,9 +12,13 @@ import bars
 import machine
 import numpy as np
 import peers
+import peers_conv
+import peers_tensor
 import shapes
 from operands import Array, Elements, Product
-from rounds import Entrant, ratio, time_rounds
+from operands_conv import ConvOperands
+from operands_tensor import TensorOperands
+from rounds import Entrant, Probe, ratio, time_rounds
 
 # How far from the exact answer a peer may be: codes for integers, relative for floats.
 TOLERANCE = {
@@ -27,7 +31,7 @@ TOLERANCE = {
     "dequantize": 1e-6,
     "dequantize_channels": 1e-6,
     "requantize": 1,
-}
+} | {op.kind: 1 for op in shapes.TENSOR_OPS}
 Times = Mapping[str, list[float]]
 
 
@@ -72,10 +76,10 @@ class Contest:
             for make in makes:
                 try:
                     found.append(make(operands))
+                except peers.Absent as absence:
+                    self.remarks.append(f"{library} has no {absence}")
                 except Exception as refusal:  # noqa: BLE001  another library may raise anything
-                    self.remarks.append(
-                        f"{library} refuses {shapes.name(operands.shape)}: {refusal}"
-                    )
+                    self.remarks.append(f"{library} refuses {operands.name}: {refusal}")
         return found
 
     def verify(
@@ -94,23 +98,33 @@ class Contest:
                 self.inexact[entrant.name] = max(found, self.inexact.get(entrant.name, 0))
         return errors
 
-    def record(
+    def race(
         self,
         table: str,
+        name: str,
         entrants: list[Entrant],
-        errors: Mapping[str, float],
-        times: Times,
+        answers: Mapping[str, Array],
         work: int,
-    ) -> dict[str, Any]:
-        return {
+        probes: Sequence[Probe] = (),
+    ) -> tuple[dict[str, Any], Times]:
+        """Check and time a row; what is noted of every row, and the times."""
+        errors = self.verify([e for e in entrants if e.library != "copy"], answers, name)
+        times = time_rounds(
+            [*entrants, *probes],
+            rounds=self.arguments.rounds,
+            seconds=self.arguments.seconds,
+            threads=self.arguments.threads,
+        )
+        row = {
             "table": table,
+            "name": name,
             "isa": self.isa,
             "threads": self.arguments.threads,
             "entrants": {
                 e.name: {
                     "kind": e.kind,
                     "library": e.library,
-                    "error": errors[e.name],
+                    "error": errors.get(e.name, 0.0),
                     "microseconds": statistics.median(times[e.name]) * 1e6,
                     "giga_a_second": work / statistics.median(times[e.name]) / 1e9,
                     "seconds_by_round": times[e.name],
@@ -118,6 +132,7 @@ class Contest:
                 for e in entrants
             },
         }
+        return row, times
 
     def product(self, shape: shapes.Shape, table: str) -> None:
         p, kinds, threads = Product(shape), set(self.arguments.kinds), self.arguments.threads
@@ -129,14 +144,7 @@ class Contest:
             probes = self.ours.ceilings(self.isa, p.w.size if shape[0] == 1 else None)
             if threads > 1:
                 entrants += self.ours.products(p, kinds, baseline)
-        errors = self.verify(entrants, p.answers, shapes.name(shape))
-        times = time_rounds(
-            [*entrants, *probes],
-            rounds=self.arguments.rounds,
-            seconds=self.arguments.seconds,
-            threads=threads,
-        )
-        row = self.record(table, entrants, errors, times, p.macs)
+        row, times = self.race(table, p.name, entrants, p.answers, p.macs, probes)
         row |= {
             "shape": shape,
             "over_peer": {},
@@ -186,16 +194,8 @@ class Contest:
         for kind in answers:
             copied = e.sums if kind == "requantize" else e.x
             entrants = [entrant for entrant in invited if entrant.kind == kind]
-            errors = self.verify(entrants, answers, kind)
             entrants.append(peers.numpy_copy(kind, copied))
-            errors[entrants[-1].name] = 0.0
-            times = time_rounds(
-                entrants,
-                rounds=self.arguments.rounds,
-                seconds=self.arguments.seconds,
-                threads=self.arguments.threads,
-            )
-            row = self.record("elementwise", entrants, errors, times, e.x.size)
+            row, times = self.race("elementwise", kind, entrants, answers, e.x.size)
             row |= {"kind": kind, "shape": e.shape, "over_peer": None, "over_copy": None}
             if self.ours:
                 mine = times[self.ours.name(kind)]
@@ -203,8 +203,50 @@ class Contest:
                 row["over_peer"] = closest(entrants, times, kind, mine)
             self.rows.append(row)
 
+    def convolution(self, source: str, shape: shapes.Convolution) -> None:
+        p, threads = ConvOperands(shape, self.arguments.zero_point), self.arguments.threads
+        baseline = self.arguments.baseline_threads
+        entrants = self.invite(peers_conv.CONVOLUTIONS, p)
+        probes = []
+        if self.ours:
+            entrants.append(self.ours.convolution(p))
+            probes = self.ours.ceilings(self.isa, None)
+            if threads > 1:
+                entrants.append(self.ours.convolution(p, baseline))
+        row, times = self.race("conv", p.name, entrants, p.answers, shape.macs, probes)
+        row |= {"source": source, "kind": shape.kind, "macs": shape.macs}
+        row |= {"stride": shape.stride[0], "pixels": shape.h * shape.w}
+        row |= dict.fromkeys(("over_peer", "over_torch", "over_float32", "of_peak", "scaling"))
+        if self.ours:
+            name = self.ours.name
+            mine = times[name("u8")]
+            row["over_peer"] = closest(entrants, times, "u8", mine)
+            row["over_torch"] = closest(
+                [e for e in entrants if e.library == "torch"], times, "u8", mine
+            )
+            row["over_float32"] = closest(entrants, times, "float32", mine)
+            row["of_peak"] = shape.macs * ratio(times["peak"], mine).median / threads
+            if threads > 1:
+                row["scaling"] = dataclasses.asdict(ratio(times[name("u8", baseline)], mine))
+        self.rows.append(row)
+
+    def tensor(self, op: shapes.TensorOp) -> None:
+        p = TensorOperands(op)
+        entrants = self.invite(peers_tensor.TENSOR_OPS, p)
+        if self.ours:
+            entrants.append(self.ours.tensor(p))
+        moved = np.zeros(p.moved // 2, np.uint8)
+        entrants.append(peers.numpy_copy(op.kind, moved))
+        row, times = self.race("tensor", op.name, entrants, p.answers, p.moved)
+        row |= {"kind": op.kind, "bound": op.bound, "over_peer": None, "over_copy": None}
+        if self.ours:
+            mine = times[self.ours.name(op.kind)]
+            row["over_copy"] = dataclasses.asdict(ratio(mine, times[f"copy_{op.kind}"]))
+            row["over_peer"] = closest(entrants, times, op.kind, mine)
+        self.rows.append(row)
+
     def run(self) -> None:
-        tables = self.arguments.tables
+        tables, only = self.arguments.tables, self.arguments.only
         chosen = self.arguments.shapes or shapes.PRODUCTS
         for table, listed in (("products", chosen), ("calls", shapes.CALLS)):
             for shape in listed if table in tables else ():
@@ -213,6 +255,15 @@ class Contest:
         if "elementwise" in tables:
             print("elementwise", file=sys.stderr, flush=True)
             self.elementwise()
+        if "conv" in tables:
+            for source, convolution in shapes.convolutions(self.arguments.sources):
+                if only in f"{convolution.kind} {convolution.name}":
+                    print(f"{source}: {convolution.name}", file=sys.stderr, flush=True)
+                    self.convolution(source, convolution)
+        for op in shapes.TENSOR_OPS if "tensor" in tables else ():
+            if only in op.name:
+                print(op.name, file=sys.stderr, flush=True)
+                self.tensor(op)
 
     def notes(self) -> list[str]:
         """What a reader of the tables should know."""
@@ -229,6 +280,9 @@ class Contest:
         found = bars.products(rows("products"), self.isa, self.arguments.threads)
         if self.arguments.threads == 1 and self.isa == "avx512vnni":
             found += bars.calls(rows("calls")) + bars.elements(rows("elementwise"))
+        found += bars.convolutions(rows("conv"), self.isa, self.arguments.threads)
+        if self.arguments.threads == 1 and self.isa == "avx512vnni":
+            found += bars.tensor(rows("tensor"))
         return found
 
 

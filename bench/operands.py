@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shapes import Shape
+from shapes import Shape, name
 
 Array = NDArray[Any]
 X_SCALE = np.float32(0.02)
@@ -47,6 +47,10 @@ class Product:
         # results spread over the 256 codes: a standard deviation of about 40 of them
         spread = np.float32(73.9 * 73.3 * np.sqrt(k)) * X_SCALE * np.float32(0.01)
         self.y_scale = np.float32(spread / 40)
+
+    @property
+    def name(self) -> str:
+        return name(self.shape)
 
     @property
     def macs(self) -> int:
@@ -116,6 +120,10 @@ class Elements:
         self.scales = rng.uniform(0.01, 0.03, rows).astype(np.float32)
         self.zero_points = rng.integers(100, 156, rows, dtype=np.int32)
         self.multiplier = np.float32(127 / 300_000)
+
+    @property
+    def name(self) -> str:
+        return name(self.shape)
 
     @cached_property
     def answers(self) -> dict[str, Array]:

@@ -1,10 +1,13 @@
 """Octavo's side of the tables: the same factories as in peers.py."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from operands import X_SCALE, X_ZERO_POINT, Y_ZERO_POINT, Array, Elements, Product
+from operands_conv import ConvOperands
+from operands_tensor import ACTIVATIONS, ALPHA, A, B, TensorOperands
 from rounds import Entrant, Probe
 
 import octavo as oc
@@ -63,6 +66,77 @@ def name(kind: str, threads: int | None = None) -> str:
 
 def packed_bytes(p: Product) -> int:
     return int(oc.pack(p.w).nbytes)
+
+
+def convolution(p: ConvOperands, threads: int | None = None) -> Entrant:
+    """The prepared operator; with threads, limited to so many of them."""
+    s = p.shape
+    operator = _core.ConvOp(
+        p.w,
+        p.w_scale,
+        np.zeros(1, np.int32),
+        bias=p.bias,
+        stride=s.stride,
+        padding=s.padding * 2,
+        dilation=s.dilation,
+        groups=s.groups,
+        transposed=s.transposed,
+        layout="NHWC",
+        x_scale=X_SCALE,
+        x_zero_point=p.x_zero_point,
+        x_dtype="uint8",
+        out_dtype="uint8",
+        out_scale=p.y_scale,
+        out_zero_point=Y_ZERO_POINT,
+    )
+    x, out = p.x, np.empty((1, *s.out, s.o), np.uint8)
+
+    def call() -> Array:
+        return operator(x, out)
+
+    limit = nullcontext if threads is None else lambda: oc.threads(threads)
+    return Entrant(name("u8", threads), "u8", "octavo", call, call, limit)
+
+
+def tensor(p: TensorOperands) -> Entrant:
+    """The function of the operator, its table of 256 codes made ahead."""
+    kind, (scale, zero_point) = p.op.kind, p.result
+    a, b, out = p.a, p.b, np.empty_like(p.answer)
+    same = (*A, scale, zero_point, "uint8")
+    pair = (*A, *B, scale, zero_point, "uint8")
+    kernel, stride, padding = ((v, v) for v in p.op.window)
+    tables, arrays = [None, None], [a, b]
+    if kind == "concat_rescaled":
+        tables = [
+            _core.activation_table("identity", *q, "uint8", scale, zero_point, "uint8")
+            for q in (A, B)
+        ]
+    table = None
+    if kind in ACTIVATIONS:
+        alpha = ALPHA if kind == "leaky_relu" else None
+        table = _core.activation_table(kind, *A, "uint8", scale, zero_point, "uint8", alpha=alpha)
+    twice = (2 * a.shape[1], 2 * a.shape[2])
+    resize = (*same, "NHWC")
+    calls: dict[str, Callable[[], Any]] = {
+        "add": lambda: _core.add(a, b, *pair, out=out),
+        "multiply": lambda: _core.multiply(a, b, *pair, out=out),
+        "scale_channels": lambda: _core.multiply(a, b, *pair, out=out),
+        "max_pool": lambda: _core.max_pool(a, kernel, stride, padding * 2, layout="NHWC", out=out),
+        "average_pool": lambda: _core.average_pool(
+            a, *same, kernel, stride, padding * 2, layout="NHWC", out=out
+        ),
+        "global_average_pool": lambda: _core.average_pool(a, *same, None, layout="NHWC", out=out),
+        "concat": lambda: _core.concat(arrays, tables, 3, out=out),
+        "concat_rescaled": lambda: _core.concat(arrays, tables, 3, out=out),
+        "resize_nearest": lambda: _core.resize(
+            a, twice, "nearest", "asymmetric", "floor", *resize, out=out
+        ),
+        "resize_linear": lambda: _core.resize(
+            a, twice, "linear", "half_pixel", "floor", *resize, out=out
+        ),
+    }
+    call = calls.get(kind, lambda: _core.lookup(a, table, out=out))
+    return Entrant(name(kind), kind, "octavo", call, call)
 
 
 def elements(e: Elements) -> list[Entrant]:

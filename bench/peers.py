@@ -16,27 +16,33 @@ import numpy as np
 from operands import X_SCALE, X_ZERO_POINT, Y_ZERO_POINT, Array, Elements, Product
 from rounds import Entrant
 
+Node = tuple[str, str, dict[str, Any]]
 # numkong's names of instruction sets that are at most the one under test
 NUMKONG_WITHIN = {"avx2": {"haswell"}, "avxvnni": {"haswell", "alder"}}
+
+
+class Absent(Exception):
+    """A library does not have what is asked of it; the text says what."""
 
 
 def libraries(isa: str, threads: int) -> tuple[dict[str, str], dict[str, str]]:
     """Versions of the libraries that take part, and why the others do not."""
     versions, absent = dict[str, str](), dict[str, str]()
-    for library in ("numpy", "torch", "onnxruntime", "onnx", "numkong"):
+    for library in ("numpy", "torch", "onnxruntime", "onnx", "openvino", "numkong"):
         try:
             versions[library] = str(importlib.import_module(library).__version__)
         except ImportError as error:
             absent[library] = str(error)
     if "onnx" not in versions:
-        absent["onnxruntime"] = "needs onnx, which builds its models"
+        for library in ("onnxruntime", "openvino"):
+            absent[library] = "needs onnx, which builds its models"
     if isa in NUMKONG_WITHIN:
         absent["onnxruntime"] = f"has no setting that holds it to {isa}"
     if threads > 1:
         absent["numkong"] = "runs on one thread"
     versions = {library: found for library, found in versions.items() if library not in absent}
     if "torch" in versions:
-        _torch().set_num_threads(threads)
+        torch_module().set_num_threads(threads)
         warnings.filterwarnings("ignore", message=".*quantized tensor creation")
     if "numkong" in versions and isa in NUMKONG_WITHIN:
         numkong = importlib.import_module("numkong")
@@ -80,12 +86,12 @@ def numpy_quantize(e: Elements) -> Entrant:
 
 
 @cache
-def _torch() -> Any:
+def torch_module() -> Any:
     return importlib.import_module("torch")
 
 
-def _torch_entrant(name: str, kind: str, call: Callable[[], Any], answer: str = "") -> Entrant:
-    torch = _torch()
+def torch_entrant(name: str, kind: str, call: Callable[[], Any], answer: str = "") -> Entrant:
+    torch = torch_module()
 
     def result() -> Array:
         with torch.inference_mode():
@@ -96,21 +102,21 @@ def _torch_entrant(name: str, kind: str, call: Callable[[], Any], answer: str = 
 
 
 def torch_float32(p: Product) -> Entrant:
-    torch = _torch()
+    torch = torch_module()
     a, b = torch.from_numpy(p.x), torch.from_numpy(p.w * p.w_scale)
     out = torch.empty(p.shape[0], p.shape[1])
-    return _torch_entrant("torch_float32", "float32", lambda: torch.mm(a, b, out=out))
+    return torch_entrant("torch_float32", "float32", lambda: torch.mm(a, b, out=out))
 
 
 def torch_int_mm(p: Product) -> Entrant:
-    torch = _torch()
+    torch = torch_module()
     a, b = torch.from_numpy(p.a_signed), torch.from_numpy(p.w)
     out = torch.empty((p.shape[0], p.shape[1]), dtype=torch.int32)
-    return _torch_entrant("torch_int_mm", "s32", lambda: torch._int_mm(a, b, out=out), "signed")
+    return torch_entrant("torch_int_mm", "s32", lambda: torch._int_mm(a, b, out=out), "signed")
 
 
 def _torch_packed(p: Product, engine: str) -> Any:
-    torch = _torch()
+    torch = torch_module()
     torch.backends.quantized.engine = engine
     w = torch._make_per_channel_quantized_tensor(
         torch.from_numpy(p.w_t),
@@ -123,13 +129,13 @@ def _torch_packed(p: Product, engine: str) -> Any:
 
 def torch_linear(engine: str) -> Callable[[Product], Entrant]:
     def make(p: Product) -> Entrant:
-        torch = _torch()
+        torch = torch_module()
         packed, linear = _torch_packed(p, engine), torch.ops.quantized.linear
         x = torch._make_per_tensor_quantized_tensor(
             torch.from_numpy(p.a), float(X_SCALE), X_ZERO_POINT
         )
         scale = float(p.y_scale)
-        return _torch_entrant(
+        return torch_entrant(
             f"torch_{engine}", "u8", lambda: linear(x, packed, scale, Y_ZERO_POINT)
         )
 
@@ -138,10 +144,10 @@ def torch_linear(engine: str) -> Callable[[Product], Entrant]:
 
 def torch_dynamic(engine: str) -> Callable[[Product], Entrant]:
     def make(p: Product) -> Entrant:
-        torch = _torch()
+        torch = torch_module()
         packed, linear = _torch_packed(p, engine), torch.ops.quantized.linear_dynamic
         x = torch.from_numpy(p.x)
-        return _torch_entrant(
+        return torch_entrant(
             f"torch_dynamic_{engine}", "dyn", lambda: linear(x, packed, False), "float32"
         )
 
@@ -152,7 +158,7 @@ def torch_pointwise(kind: str) -> Callable[[Product], Entrant]:
     """The operator that torch's exported (PT2E) models call."""
 
     def make(p: Product) -> Entrant:
-        torch = _torch()
+        torch = torch_module()
         w = torch.ops.onednn.qlinear_prepack(torch.from_numpy(p.w_t), list(p.a.shape))
         x, w_scale = torch.from_numpy(p.a), torch.from_numpy(p.w_scale)
         w_zero_point = torch.zeros(p.shape[1], dtype=torch.int64)
@@ -162,7 +168,7 @@ def torch_pointwise(kind: str) -> Callable[[Product], Entrant]:
             else (1.0, 0, torch.float32)
         )
         linear, x_scale = torch.ops.onednn.qlinear_pointwise.default, float(X_SCALE)
-        return _torch_entrant(
+        return torch_entrant(
             f"torch_pointwise_{kind}",
             kind,
             lambda: linear(
@@ -186,8 +192,8 @@ def torch_pointwise(kind: str) -> Callable[[Product], Entrant]:
 
 
 def torch_quantize(e: Elements) -> Entrant:
-    torch, x = _torch(), _torch().from_numpy(e.x)
-    return _torch_entrant(
+    torch, x = torch_module(), torch_module().from_numpy(e.x)
+    return torch_entrant(
         "torch_quantize",
         "quantize",
         lambda: torch.quantize_per_tensor(x, float(X_SCALE), X_ZERO_POINT, torch.quint8),
@@ -195,9 +201,9 @@ def torch_quantize(e: Elements) -> Entrant:
 
 
 def torch_quantize_channels(e: Elements) -> Entrant:
-    torch, x = _torch(), _torch().from_numpy(e.x)
+    torch, x = torch_module(), torch_module().from_numpy(e.x)
     scales, zero_points = torch.from_numpy(e.scales), torch.from_numpy(e.zero_points)
-    return _torch_entrant(
+    return torch_entrant(
         "torch_quantize_channels",
         "quantize_channels",
         lambda: torch.quantize_per_channel(x, scales, zero_points, 0, torch.quint8),
@@ -205,28 +211,28 @@ def torch_quantize_channels(e: Elements) -> Entrant:
 
 
 def torch_dequantize(e: Elements) -> Entrant:
-    q = _torch()._make_per_tensor_quantized_tensor(
-        _torch().from_numpy(e.codes), float(X_SCALE), X_ZERO_POINT
+    q = torch_module()._make_per_tensor_quantized_tensor(
+        torch_module().from_numpy(e.codes), float(X_SCALE), X_ZERO_POINT
     )
-    return _torch_entrant("torch_dequantize", "dequantize", q.dequantize)
+    return torch_entrant("torch_dequantize", "dequantize", q.dequantize)
 
 
 def torch_dequantize_channels(e: Elements) -> Entrant:
-    torch = _torch()
+    torch = torch_module()
     q = torch._make_per_channel_quantized_tensor(
         torch.from_numpy(e.codes),
         torch.from_numpy(e.scales).double(),
         torch.from_numpy(e.zero_points).long(),
         0,
     )
-    return _torch_entrant("torch_dequantize_channels", "dequantize_channels", q.dequantize)
+    return torch_entrant("torch_dequantize_channels", "dequantize_channels", q.dequantize)
 
 
 def torch_requantize(e: Elements) -> Entrant:
     """torch has no operator for it: to float32, then quantized."""
-    torch, sums = _torch(), _torch().from_numpy(e.sums)
+    torch, sums = torch_module(), torch_module().from_numpy(e.sums)
     scale = 1 / float(e.multiplier)
-    return _torch_entrant(
+    return torch_entrant(
         "torch_requantize",
         "requantize",
         lambda: torch.quantize_per_tensor(sums.float(), scale, X_ZERO_POINT, torch.quint8),
@@ -245,17 +251,15 @@ def _session_options() -> Any:
     return options
 
 
-def _onnx_entrant(
-    name: str,
+def onnx_model(
     kind: str,
-    nodes: Sequence[tuple[str, str, dict[str, Any]]],
+    nodes: Sequence[Node],
     feeds: Mapping[str, Array],
     constants: Mapping[str, Array],
     out: Array,
-    answer: str = "",
-) -> Entrant:
-    """A model of a few nodes, each (operator, "inputs -> output", attributes), buffers bound."""
-    onnx, ort = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+) -> bytes:
+    """A model of a few nodes, each (operator, "inputs -> output", attributes); _ is no input."""
+    onnx = importlib.import_module("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
     def value(label: str, array: Array) -> Any:
@@ -265,7 +269,8 @@ def _onnx_entrant(
     made = []
     for operator, wiring, attributes in nodes:
         inputs, output = wiring.split(" -> ")
-        made.append(helper.make_node(operator, inputs.split(), [output], **attributes))
+        names = ["" if label == "_" else label for label in inputs.split()]
+        made.append(helper.make_node(operator, names, [output], **attributes))
     graph = helper.make_graph(
         made,
         kind,
@@ -274,9 +279,25 @@ def _onnx_entrant(
         [numpy_helper.from_array(array, label) for label, array in constants.items()],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    model: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    return model
+
+
+def onnx_entrant(
+    name: str,
+    kind: str,
+    nodes: Sequence[Node],
+    feeds: Mapping[str, Array],
+    constants: Mapping[str, Array],
+    out: Array,
+    answer: str = "",
+) -> Entrant:
+    """A model for onnxruntime, its buffers bound."""
+    ort = importlib.import_module("onnxruntime")
     session = ort.InferenceSession(
-        model.SerializeToString(), _session_options(), providers=["CPUExecutionProvider"]
+        onnx_model(kind, nodes, feeds, constants, out),
+        _session_options(),
+        providers=["CPUExecutionProvider"],
     )
     binding = session.io_binding()
     for label, array in feeds.items():
@@ -303,7 +324,7 @@ def _out(p: Product, dtype: type[np.generic]) -> Array:
 
 
 def onnx_matmul_integer(p: Product) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_matmul_integer",
         "s32",
         [("MatMulInteger", "x w -> y", {})],
@@ -314,7 +335,7 @@ def onnx_matmul_integer(p: Product) -> Entrant:
 
 
 def onnx_matmul_unpacked(p: Product) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_matmul_unpacked",
         "runtime",
         [("MatMulInteger", "x w -> y", {})],
@@ -336,7 +357,7 @@ def onnx_qlinear_matmul(p: Product) -> Entrant:
         "ys": np.array(p.y_scale),
         "yz": np.array(Y_ZERO_POINT, np.uint8),
     }
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_qlinear_matmul",
         "u8",
         [("QLinearMatMul", "x xs xz w ws wz ys yz -> y", {})],
@@ -348,7 +369,7 @@ def onnx_qlinear_matmul(p: Product) -> Entrant:
 
 def onnx_integer_to_float(p: Product) -> Entrant:
     constants = _x_parameters() | {"w": p.w, "ws": p.w_scale}
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_integer_to_float",
         "f32",
         [("MatMulIntegerToFloat", "x w xs ws xz -> y", {"domain": "com.microsoft"})],
@@ -359,7 +380,7 @@ def onnx_integer_to_float(p: Product) -> Entrant:
 
 
 def onnx_dynamic(p: Product) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_dynamic",
         "dyn",
         [("DynamicQuantizeMatMul", "x w ws -> y", {"domain": "com.microsoft"})],
@@ -379,7 +400,7 @@ def _tensor_parameters() -> dict[str, Array]:
 
 
 def onnx_quantize(e: Elements) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_quantize",
         "quantize",
         [("QuantizeLinear", "x s z -> y", {})],
@@ -390,7 +411,7 @@ def onnx_quantize(e: Elements) -> Entrant:
 
 
 def onnx_quantize_channels(e: Elements) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_quantize_channels",
         "quantize_channels",
         [("QuantizeLinear", "x s z -> y", {"axis": 0})],
@@ -401,7 +422,7 @@ def onnx_quantize_channels(e: Elements) -> Entrant:
 
 
 def onnx_dequantize(e: Elements) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_dequantize",
         "dequantize",
         [("DequantizeLinear", "x s z -> y", {})],
@@ -412,7 +433,7 @@ def onnx_dequantize(e: Elements) -> Entrant:
 
 
 def onnx_dequantize_channels(e: Elements) -> Entrant:
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_dequantize_channels",
         "dequantize_channels",
         [("DequantizeLinear", "x s z -> y", {"axis": 0})],
@@ -425,7 +446,7 @@ def onnx_dequantize_channels(e: Elements) -> Entrant:
 def onnx_requantize(e: Elements) -> Entrant:
     """Two nodes, as no operator does it alone."""
     constants = _tensor_parameters() | {"m": np.array(e.multiplier), "one": np.array(np.float32(1))}
-    return _onnx_entrant(
+    return onnx_entrant(
         "onnx_requantize",
         "requantize",
         [("DequantizeLinear", "x m -> r", {}), ("QuantizeLinear", "r one z -> y", {})],

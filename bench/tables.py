@@ -168,6 +168,81 @@ def elementwise(rows: Sequence[Row]) -> str:
     return table(header, map(line, rows))
 
 
+def fastest(row: Row, kind: str, mine: bool) -> str:
+    """The least time of one side, with the peer's name; * where its result is not right."""
+    found = [
+        (entrant["microseconds"], name, entrant["error"])
+        for name, entrant in row["entrants"].items()
+        if entrant["kind"] == kind
+        and (entrant["library"] == "octavo") == mine
+        and entrant["library"] != "copy"
+        and "_threads" not in name
+    ]
+    if not found:
+        return "-"
+    time, name, error = min(found)
+    return f"{time:.1f}" + ("" if mine else f" {name}{'*' if kind == 'u8' and error > 1 else ''}")
+
+
+def convolutions(rows: Sequence[Row]) -> str:
+    header = ["", "ours", "best int8 peer", "over peer", "best float32", "over float32"]
+    header += ["G", "of peak", "threads"]
+
+    def line(row: Row) -> list[str]:
+        ours = row["entrants"].get("octavo_u8")
+        return [
+            row["name"],
+            fastest(row, "u8", mine=True),
+            fastest(row, "u8", mine=False),
+            interval(row["over_peer"]),
+            fastest(row, "float32", mine=False),
+            interval(row["over_float32"]),
+            f"{ours['giga_a_second']:.0f}" if ours else "-",
+            f"{row['of_peak']:.2f}" if ours else "-",
+            interval(row["scaling"]),
+        ]
+
+    return table(header, map(line, rows))
+
+
+def conv_means(rows: Sequence[Row]) -> str:
+    """Each class of convolutions: the geometric mean and the least."""
+    groups = ("over_peer", "over_torch", "over_float32", "scaling")
+    header = ["geometric mean (least)", "shapes", *(g.replace("_", " ") for g in groups)]
+
+    def cell(found: Sequence[Row], group: str) -> str:
+        mean = bars.conv_mean(found, group)
+        if mean is None:
+            return "-"
+        return f"{mean:.2f} ({min(row[group]['median'] for row in found if row[group]):.2f})"
+
+    return table(
+        header,
+        [
+            [name, str(len(found)), *(cell(found, group) for group in groups)]
+            for name, found in bars.by_class(rows).items()
+        ],
+    )
+
+
+def tensor(rows: Sequence[Row]) -> str:
+    return table(
+        ["", "ours", "best peer", "over peer", "copy", "ours over copy", "bound by memory"],
+        [
+            [
+                row["name"],
+                fastest(row, row["kind"], mine=True),
+                fastest(row, row["kind"], mine=False),
+                interval(row["over_peer"]),
+                f"{row['entrants']['copy_' + row['kind']]['microseconds']:.1f}",
+                interval(row["over_copy"]),
+                "yes" if row["bound"] else "",
+            ]
+            for row in rows
+        ],
+    )
+
+
 def verdicts(found: Sequence[bars.Bar]) -> str:
     return table(
         ["bar", "need", "reached", "where", ""],
@@ -228,6 +303,17 @@ def document(
             f"### Elementwise, {shapes.ELEMENTS[0] * shapes.ELEMENTS[1]} values, microseconds",
             elementwise(elements),
         ]
+    conv = [row for row in rows if row["table"] == "conv"]
+    if conv:
+        for source in dict.fromkeys(row["source"] for row in conv):
+            parts += [
+                f"### Convolutions ({source}), microseconds",
+                convolutions([row for row in conv if row["source"] == source]),
+            ]
+        parts += ["### Convolutions by class", conv_means(conv)]
+    operators = [row for row in rows if row["table"] == "tensor"]
+    if operators:
+        parts += ["### 8-bit operators, microseconds", tensor(operators)]
     if found:
         short_of = sum(not bar.passed for bar in found)
         parts += [f"### Bars: {len(found) - short_of} pass, {short_of} short", verdicts(found)]
