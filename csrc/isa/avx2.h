@@ -5,6 +5,7 @@
 
 #include "isa/x86_bytes256.h"
 #include "isa/x86_depthwise256.h"
+#include "isa/x86_grouped256.h"
 #include "isa/x86_vec256.h"
 
 namespace octavo {
@@ -17,6 +18,7 @@ struct Isa {
   using Vector = Vector256;
   using Bytes = Bytes256;
   using Depthwise = DepthwisePairs256;
+  using Grouped = GroupedPairs256;
 
   struct U8S8 : Tile256 {
     static constexpr int kKr = 2;

@@ -8,6 +8,7 @@
 #include "isa/row_accumulators.h"
 #include "isa/x86_bytes512.h"
 #include "isa/x86_depthwise512.h"
+#include "isa/x86_grouped512.h"
 
 namespace octavo {
 namespace {
@@ -143,6 +144,7 @@ struct Isa {
   using Vector = Vector512;
   using Bytes = Bytes512;
   using Depthwise = Depthwise512;
+  using Grouped = Grouped512;
 
   struct U8S8 : RowAccumulators<Vector512> {
     static constexpr int kKr = 4;

@@ -4,6 +4,7 @@
 
 #include "isa/x86_bytes256.h"
 #include "isa/x86_depthwise256.h"
+#include "isa/x86_grouped256.h"
 #include "isa/x86_vec256.h"
 
 namespace octavo {
@@ -26,13 +27,47 @@ struct Isa {
       const __m256i zero = _mm256_setzero_si256();
       const __m256i t0 = unpack8<kPart>(load(p[0], flip), kCount > 1 ? load(p[1], flip) : zero);
       const __m256i t2 =
-          kCount > 2 ? unpack8<kPart>(load(p[2], flip), kCount > 3 ? load(p[3], flip) : zero) : zero;
+          kCount > 2 ? unpack8<kPart>(load(p[2], flip), kCount > 3 ? load(p[3], flip) : zero)
+                     : zero;
       x[0] = _mm256_unpacklo_epi16(t0, t2);
       x[1] = _mm256_unpackhi_epi16(t0, t2);
     }
     static OCTAVO_INLINE void dot(__m256i& acc, __m256i x, __m256i w) {
       acc = _mm256_dpbusd_avx_epi32(acc, x, w);
     }
+  };
+
+  struct Grouped : Grouped256 {
+    static OCTAVO_INLINE void dot_bytes(__m256i& sum, __m256i a, __m256i w) {
+      sum = _mm256_dpbusd_avx_epi32(sum, w, a);
+    }
+
+    struct Nibbles : NibbleWeights {
+      static constexpr int kBurst = 0;  // sums never overflow
+      static constexpr bool kScalesHigh = true;
+      // High nibbles where they are, 16 times too large: their sum is shifted instead.
+      template <int kHalf>
+      static OCTAVO_INLINE Weights load_scaled(const uint8_t* p, int64_t) {
+        return _mm256_and_si256(load_bytes(p), _mm256_set1_epi8(kHalf ? -16 : 15));
+      }
+      static OCTAVO_INLINE Sum unscale(Sum x) { return _mm256_srai_epi32(x, 4); }
+      static OCTAVO_INLINE void dot(Sum& sum, A a, Weights w) { dot_bytes(sum, a, w); }
+    };
+
+    struct Bytes {
+      static constexpr int kBits = 8;
+      static constexpr int kBurst = 0;
+      static constexpr bool kScalesHigh = false;
+      static constexpr bool kSigned = false;
+      using Weights = __m256i;
+      using Sum = __m256i;
+      static OCTAVO_INLINE Sum zero() { return _mm256_setzero_si256(); }
+      template <int kHalf>
+      static OCTAVO_INLINE Weights load(const uint8_t* p, int64_t pitch) {
+        return load_bytes(p + kHalf * pitch);
+      }
+      static OCTAVO_INLINE void dot(Sum& sum, A a, Weights w) { dot_bytes(sum, a, w); }
+    };
   };
 
   struct U8S8 : Tile256 {

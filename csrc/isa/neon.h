@@ -5,6 +5,7 @@
 
 #include "isa/neon_bytes128.h"
 #include "isa/neon_depthwise128.h"
+#include "isa/neon_grouped128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -17,6 +18,7 @@ struct Isa {
   using Vector = Vector128;
   using Bytes = Bytes128;
   using Depthwise = DepthwiseSingle128;
+  using Grouped = GroupedPairs128;
 
   struct U8S8 : Tile128 {
     static constexpr int kKr = 2;

@@ -4,6 +4,7 @@
 
 #include "isa/neon_bytes128.h"
 #include "isa/neon_depthwise128.h"
+#include "isa/neon_grouped128.h"
 #include "isa/neon_vec128.h"
 
 namespace octavo {
@@ -20,6 +21,11 @@ struct Isa {
     static OCTAVO_INLINE void dot(int32x4_t& acc, int8x16_t x, int8x16_t w) {
       acc = vdotq_s32(acc, x, w);
     }
+  };
+
+  struct Grouped : GroupedQuads128 {
+    using Nibbles = NibblesBy<Depthwise>;
+    using Bytes = BytesBy<Depthwise>;
   };
 
   struct U8S8 : Tile128 {

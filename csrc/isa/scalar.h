@@ -3,6 +3,7 @@
 
 #include "isa/scalar_bytes.h"
 #include "isa/scalar_depthwise.h"
+#include "isa/scalar_grouped.h"
 
 namespace octavo {
 namespace {
@@ -14,6 +15,7 @@ struct Isa {
   using Vector = ScalarVector<4>;
   using Bytes = ScalarBytes<4>;
   using Depthwise = ScalarDepthwise<4, 1, 4, 1, false>;
+  using Grouped = ScalarGrouped<4, 4, 2, 2, 0, false>;
   struct U8S8 : ScalarTile<4, 4, false> {
     static constexpr int kMaxVectors = 4;
     static constexpr int kRows[] = {2, 2, 2, 2};

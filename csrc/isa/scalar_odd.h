@@ -3,6 +3,7 @@
 
 #include "isa/scalar_bytes.h"
 #include "isa/scalar_depthwise.h"
+#include "isa/scalar_grouped.h"
 
 namespace octavo {
 namespace {
@@ -14,6 +15,7 @@ struct Isa {
   using Vector = ScalarVector<3>;
   using Bytes = ScalarBytes<3>;
   using Depthwise = ScalarDepthwise<3, 3, 2, 2, true>;
+  using Grouped = ScalarGrouped<3, 5, 2, 3, 3, true>;
   struct U8S8 : ScalarTile<3, 5, true> {
     static constexpr int kMaxVectors = 3;
     static constexpr int kRows[] = {7, 5, 3};

@@ -5,6 +5,7 @@
 #include "kernels/eltwise.h"
 #include "kernels/gemm.h"
 #include "kernels/gemm_f32.h"
+#include "kernels/gemm_grouped.h"
 #include "kernels/info.h"
 #include "kernels/pack.h"
 #include "kernels/pool.h"
