@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from operands import Array, quantize
-from shapes import TensorOp
+from shapes import LIGHT, TensorOp
 
 # (scale, zero point) of the operands and of a result that is quantized anew
 Quantization = tuple[np.float32, int]
@@ -14,6 +14,7 @@ B: Quantization = (np.float32(0.03), 110)
 SUM: Quantization = (np.float32(0.04), 120)
 PRODUCT: Quantization = (np.float32(0.06), 120)
 ALPHA = 0.1  # of leaky_relu
+BEYOND_CACHE = 2**21  # bytes: no core's level 2 cache holds them
 ACTIVATIONS: dict[str, Quantization] = {
     "sigmoid": (np.float32(1 / 256), 0),
     "hard_swish": (np.float32(0.012), 31),
@@ -78,6 +79,12 @@ class TensorOperands:
     def moved(self) -> int:
         """Bytes that must be read and written at least."""
         return self.a.size + (self.b.size if self.two else 0) + self.answer.size
+
+    @property
+    def bound(self) -> bool:
+        """Whether memory limits it: small windows and tables, beyond the level 2 cache."""
+        light = self.op.kind in LIGHT or (self.op.kind == "max_pool" and self.op.window[0] == 2)
+        return light and self.moved > BEYOND_CACHE
 
     def _rescale(self, codes: Array, source: Quantization) -> NDArray[np.uint8]:
         real = np.float64(source[0]) * (codes.astype(np.float64) - source[1])

@@ -22,7 +22,7 @@ NUMKONG_WITHIN = {"avx2": {"haswell"}, "avxvnni": {"haswell", "alder"}}
 
 
 class Absent(Exception):
-    """A library does not have what is asked of it; the text says what."""
+    """A library has no such operator; what it lacks needs no note at every row."""
 
 
 def libraries(isa: str, threads: int) -> tuple[dict[str, str], dict[str, str]]:
