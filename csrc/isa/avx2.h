@@ -16,6 +16,7 @@ struct Isa {
   static constexpr uint32_t kRequired = kAvx2 | kFma | kF16c;
   static constexpr bool kTestOnly = false;
   using Vector = Vector256;
+  using Words = Words256;
   using Bytes = Bytes256;
   using Depthwise = DepthwisePairs256;
   using Grouped = GroupedPairs256;

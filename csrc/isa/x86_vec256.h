@@ -71,6 +71,7 @@ struct Vector256 {
   static OCTAVO_INLINE I add_i(I a, I b) { return _mm256_add_epi32(a, b); }
   static OCTAVO_INLINE I sub_i(I a, I b) { return _mm256_sub_epi32(a, b); }
   static OCTAVO_INLINE I mul_i(I a, I b) { return _mm256_mullo_epi32(a, b); }
+  static OCTAVO_INLINE I quarter_i(I x) { return _mm256_srai_epi32(x, 2); }  // of a multiple of 4
 
   static OCTAVO_INLINE float reduce_min(F x) {
     __m128 y = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -148,6 +149,23 @@ struct Vector256 {
     const __m128i y = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     return _mm_cvtsi128_si64(y) + _mm_extract_epi64(y, 1);
   }
+};
+
+// 16 lanes of int16.
+struct Words256 {
+  static constexpr int kLanes = 16;
+  using I = __m256i;
+  template <bool kSigned>
+  static OCTAVO_INLINE I widen(const uint8_t* p) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return kSigned ? _mm256_cvtepi8_epi16(x) : _mm256_cvtepu8_epi16(x);
+  }
+  static OCTAVO_INLINE void store(int16_t* p, I x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+  }
+  static OCTAVO_INLINE I set(int16_t x) { return _mm256_set1_epi16(x); }
+  static OCTAVO_INLINE I add(I a, I b) { return _mm256_add_epi16(a, b); }
+  static OCTAVO_INLINE I sub(I a, I b) { return _mm256_sub_epi16(a, b); }
 };
 
 template <bool kFirst, class A, class B>

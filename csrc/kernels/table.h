@@ -11,6 +11,7 @@
 #include "kernels/pool.h"
 #include "kernels/quantize.h"
 #include "kernels/resize.h"
+#include "kernels/winograd.h"
 
 namespace octavo {
 
