@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "drivers/winograd.h"
 #include "runtime/cpu_features.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
@@ -654,6 +655,10 @@ bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input
   if (y.c.b_zero_point || b.k == 0 || 255 * 255 * b.k + y.c.max_abs_bias >= kInt32) {
     note_kernel(*b.table, "gemm_u8s8s32", "all taps gathered", pixels, b.n, b.k, threads);
     return conv_gathered(w, g, x, y, col_start, threads);
+  }
+  if (winograd_applies(w, g, y) && winograd_pays(w, g)) {
+    winograd(w, g, x, y, threads);
+    return true;
   }
   turn(g, b.table->info->kr, x, y);
   if (b.k == w.channels() && is_product(g, x, y)) {
