@@ -34,7 +34,8 @@ __all__ = [
 if runtime.available_isas()[0] == "scalar" and not os.environ.get("OCTAVO_ISA"):
     warnings.warn(
         "this CPU has none of the instructions that octavo has kernels for "
-        f"({', '.join(runtime.known_isas())}); results are the same, but slow",
+        f"({', '.join(name for name in runtime.known_isas() if not name.startswith('scalar'))}); "
+        "results are the same, but slow",
         FallbackWarning,
         stacklevel=2,
     )
