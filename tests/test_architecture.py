@@ -285,6 +285,18 @@ def every_isa_has_its_file(files: Files) -> list[str]:
     ]
 
 
+def every_family_has_a_native_test(files: Files) -> list[str]:
+    """A file of tests/native calls the family's kernels, through the table or through its driver."""
+    tests = "\n".join(text for path, text in files.items() if path.startswith("tests/native/"))
+    return [
+        f"no file of tests/native tests the kernels of {family}"
+        for family in re.findall(
+            r"^OCTAVO_KERNEL\((\w+),", files["csrc/kernels/kernels.inc"], re.MULTILINE
+        )
+        if not re.search(rf'\b{family}->|"drivers/{family}\.h"', tests)
+    ]
+
+
 class Rule(NamedTuple):
     check: Callable[[Files], list[str]]
     violations: list[Files]
@@ -363,6 +375,16 @@ RULES = [
         ],
     ),
     Rule(every_isa_has_its_file, [{"CMakeLists.txt": 'octavo_isa(avx9 x86 "-mavx9")'}]),
+    Rule(
+        every_family_has_a_native_test,
+        [
+            {"csrc/kernels/kernels.inc": "OCTAVO_KERNEL(sort, SortKernels)"},
+            {
+                "csrc/kernels/kernels.inc": "OCTAVO_KERNEL(sort, SortKernels)",
+                "tests/native/test_sort.cpp": "table.resort->run();",
+            },
+        ],
+    ),
 ]
 
 

@@ -1,5 +1,6 @@
-// Every kernel of kernels.inc, for every table that this machine supports, against reference/ with
-// ==; then every table against every other. See check.h for how to repeat one case.
+// The kernels of 8-bit products and of quantization, for every table that this machine supports,
+// against reference/ with ==; then every table against every other. The other families have a file
+// each. See check.h for how to repeat one case.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -809,16 +810,18 @@ bool repeat_case(const KernelTable& table, const std::string& line) {
 }
 
 void test_table(const KernelTable& table) {
-#define OCTAVO_KERNEL(family, type)                                    \
-  {                                                                    \
-    const int64_t before = running.cases;                              \
-    test_##family(table);                                              \
-    std::printf("%-12s %-9s %8lld cases\n", table.info->name, #family, \
-                static_cast<long long>(running.cases - before));       \
-    std::fflush(stdout);                                               \
+  constexpr struct {
+    const char* family;
+    void (*test)(const KernelTable&);
+  } tests[] = {
+      {"info", test_info}, {"gemm", test_gemm}, {"pack", test_pack}, {"quantize", test_quantize}};
+  for (const auto& [family, test] : tests) {
+    const int64_t before = running.cases;
+    test(table);
+    std::printf("%-12s %-9s %8lld cases\n", table.info->name, family,
+                static_cast<long long>(running.cases - before));
+    std::fflush(stdout);
   }
-#include "kernels/kernels.inc"
-#undef OCTAVO_KERNEL
 }
 
 }  // namespace
