@@ -268,13 +268,12 @@ void PackedGroups::unpack(uint8_t* codes, float* scale, int32_t* zero_point) con
 
 void gemm_grouped(const GroupedGemm& g, const PackedGroups& b, int threads) noexcept {
   if (g.m <= 0 || b.n <= 0) return;
-  const GemmGroupedKernels& kernels = *b.table->gemm_grouped;
   const Gemm gemm(g, b);
   threads =
       threads_worth(*b.table, (g.m + kMacsPerWeight) * b.n * std::max<int64_t>(b.k, 1), threads);
   const char* kernel = b.bits == 4 ? "gemm_s8u4f32" : "gemm_s8u8f32";
   const int64_t panels = b.panel_count();
-  if (threads > 1 && g.m < int64_t{2} * threads * kernels.rows) {
+  if (threads > 1 && g.m < int64_t{2} * threads * b.table->info->mr) {
     const Gemm::Rows rows = gemm.lay_out(
         static_cast<char*>(scratch(ScratchSlot::kA, static_cast<size_t>(gemm.rows_bytes(g.m)))),
         g.m);

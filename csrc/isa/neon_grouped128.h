@@ -12,7 +12,7 @@ namespace {
 struct GroupedQuads128 {
   static constexpr int kKr = 4;
   static constexpr int kVectors = 4;
-  static constexpr int kRows = 5;
+  static constexpr int kRows = 3;
   static constexpr int kUnroll = 4;  // steps, of few rows
   static constexpr int kRegisters = 32;
   using A = int8x16_t;
@@ -59,7 +59,7 @@ struct GroupedQuads128 {
 struct GroupedPairs128 {
   static constexpr int kKr = 2;
   static constexpr int kVectors = 4;
-  static constexpr int kRows = 4;
+  static constexpr int kRows = 3;
   static constexpr int kUnroll = 4;  // steps, of few rows
   static constexpr int kRegisters = 32;
   using A = int8x8_t;

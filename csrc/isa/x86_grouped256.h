@@ -10,7 +10,7 @@ namespace {
 struct Grouped256 {
   static constexpr int kKr = 4;
   static constexpr int kVectors = 2;
-  static constexpr int kRows = 6;
+  static constexpr int kRows = 3;
   static constexpr int kUnroll = 4;  // steps, of few rows
   static constexpr int kRegisters = 16;
   using A = __m256i;

@@ -63,7 +63,7 @@ struct GroupedRows {
 };
 
 struct GemmGroupedKernels {
-  int kr, columns, vector, rows;  // values of a k-group, columns of a panel, of a vector; tile rows
+  int kr, columns, vector;  // values of a k-group, columns of a panel, of a vector
   bool signed8;
   void (*prepare)(const GroupedRows& rows);
   void (*run)(const GemmGroupedArgs& args);
@@ -99,11 +99,15 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
   constexpr bool kInRegisters = (S + 1) * R * kW <= kFree;
   constexpr int64_t kStepBytes = int64_t{2} * V * kLanes * T::kKr * B::kBits / 8;
 
-  const int64_t step_bytes = 2 * g.width * T::kKr * B::kBits / 8;
-  const int64_t zero_bytes = g.has_zero ? grouped_part(g.width) : 0;
-  const int64_t scale_bytes = grouped_part(g.width * (g.is_half ? 2 : 4));
+  // A full panel's width is known here.
+  const int64_t width = V == T::kVectors ? V * kLanes : g.width;
+  const int64_t row_bytes = width * T::kKr, step_bytes = 2 * row_bytes * B::kBits / 8;
+  const int64_t zero_bytes = g.has_zero ? grouped_part(width) : 0;
+  const int64_t scale_bytes = grouped_part(width * (g.is_half ? 2 : 4));
   const int64_t column = first * kLanes;
-  const int64_t lda = g.lda;
+  // Held here: a store of floats might change what `g` refers to.
+  const int64_t lda = g.lda, b_next = g.b_next, groups = g.groups;
+  const bool is_half = g.is_half, has_zero = g.has_zero;
   const int64_t prefetch = row == 0 ? g.b_prefetch : 0;  // later tiles find the panel in L2
 
   typename Vector::F sum[kInRegisters ? R : 1][kW];
@@ -124,83 +128,88 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
   OCTAVO_UNROLL
   for (int i = 0; i < kRowPointers; ++i) at[i] = g.a + (row + 3 * i) * lda;
   const uint8_t* b = g.b;
-  for (int64_t group = 0; group < g.groups; ++group) {
-    const int64_t steps = group == g.groups - 1 ? g.last_steps : g.steps;
-    typename Vector::I acc[R][kW];
+  const int32_t* starts = g.row_start + row * groups;
+  typename B::Sum part[S][R][kW];
+  typename Vector::I acc[R][kW];
+  auto half_step = [&](auto half, const uint8_t* p, int offset) OCTAVO_INLINE_LAMBDA {
+    constexpr int kHalf = decltype(half)::value;
+    typename B::Weights x[kW];
+    OCTAVO_UNROLL
+    for (int w = 0; w < kW; ++w) {
+      const uint8_t* from = p + (w / V) * b_next + (w % V) * kLanes * T::kKr;
+      if constexpr (kScaled)
+        x[w] = B::template load_scaled<kHalf>(from, row_bytes);
+      else
+        x[w] = B::template load<kHalf>(from, row_bytes);
+    }
     OCTAVO_UNROLL
     for (int r = 0; r < R; ++r) {
-      const typename Vector::I start = Vector::set_i(g.row_start[(row + r) * g.groups + group]);
+      const typename T::A a = T::load_a(at[r / 3] + (r % 3) * lda + offset + kHalf * T::kKr);
       OCTAVO_UNROLL
-      for (int w = 0; w < kW; ++w) acc[r][w] = start;
+      for (int w = 0; w < kW; ++w) B::dot(part[S == 2 ? kHalf : 0][r][w], a, x[w]);
     }
-    if (g.has_zero) {
+  };
+  constexpr int kUnroll = R > 2 && T::kUnroll > 2 ? 2 : T::kUnroll;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t steps = group == groups - 1 ? g.last_steps : g.steps;
+    OCTAVO_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const typename Vector::I start = Vector::set_i(starts[r * groups + group]);
+      OCTAVO_UNROLL
+      for (int w = 0; w < kW; ++w) {
+        if constexpr (B::kBurst == 0)
+          part[0][r][w] = start;
+        else
+          acc[r][w] = start;
+        if constexpr (S == 2) part[1][r][w] = B::zero();
+      }
+    }
+    if (has_zero) {
       OCTAVO_UNROLL
       for (int w = 0; w < kW; ++w) {
         const typename Vector::I zero = Vector::template load_codes<B::kSigned>(
-            b + (w / V) * g.b_next + column + (w % V) * kLanes);
+            b + (w / V) * b_next + column + (w % V) * kLanes);
         OCTAVO_UNROLL
-        for (int r = 0; r < R; ++r) acc[r][w] = Vector::mul_i(acc[r][w], zero);
+        for (int r = 0; r < R; ++r) {
+          if constexpr (B::kBurst == 0)
+            part[0][r][w] = Vector::mul_i(part[0][r][w], zero);
+          else
+            acc[r][w] = Vector::mul_i(acc[r][w], zero);
+        }
       }
     }
 
     const uint8_t* weights = b + zero_bytes + column * T::kKr;
     for (int64_t left = steps; left > 0;) {
-      const int64_t burst = B::kBurst > 0 && left > B::kBurst ? B::kBurst : left;
-      typename B::Sum part[S][R][kW];
-      OCTAVO_UNROLL
-      for (int r = 0; r < R; ++r) {
-        OCTAVO_UNROLL
-        for (int w = 0; w < kW; ++w) {
-          if constexpr (B::kBurst == 0)
-            part[0][r][w] = acc[r][w];
-          else
-            part[0][r][w] = B::zero();
-          if constexpr (S == 2) part[1][r][w] = B::zero();
-        }
-      }
-      auto half_step = [&](auto half, const uint8_t* p, int offset) OCTAVO_INLINE_LAMBDA {
-        constexpr int kHalf = decltype(half)::value;
-        typename B::Weights x[kW];
-        OCTAVO_UNROLL
-        for (int w = 0; w < kW; ++w) {
-          const uint8_t* from = p + (w / V) * g.b_next + (w % V) * kLanes * T::kKr;
-          if constexpr (kScaled)
-            x[w] = B::template load_scaled<kHalf>(from, g.width * T::kKr);
-          else
-            x[w] = B::template load<kHalf>(from, g.width * T::kKr);
-        }
+      int64_t todo = B::kBurst > 0 && left > B::kBurst ? B::kBurst : left;
+      left -= todo;
+      if constexpr (B::kBurst > 0) {
         OCTAVO_UNROLL
         for (int r = 0; r < R; ++r) {
-          const typename T::A a = T::load_a(at[r / 3] + (r % 3) * lda + offset + kHalf * T::kKr);
           OCTAVO_UNROLL
-          for (int w = 0; w < kW; ++w) B::dot(part[S == 2 ? kHalf : 0][r][w], a, x[w]);
+          for (int w = 0; w < kW; ++w) part[0][r][w] = B::zero();
         }
-      };
-      auto step = [&](const uint8_t* p, int offset) OCTAVO_INLINE_LAMBDA {
-        if (prefetch) {
-          OCTAVO_UNROLL
-          for (int64_t line = 0; line < kStepBytes; line += 64)
-            Tile::prefetch_read(reinterpret_cast<const char*>(p) + prefetch + line);
-        }
-        half_step(GroupedHalf<0>{}, p, offset);
-        half_step(GroupedHalf<1>{}, p, offset);
-      };
-      auto hold = [&]() OCTAVO_INLINE_LAMBDA {  // as in gemm.h: else GCC 12 spills
+      }
+      for (; todo >= kUnroll; todo -= kUnroll) {
         OCTAVO_UNROLL
-        for (int s = 0; s < S; ++s) {
+        for (int u = 0; u < kUnroll; ++u) {
+          if (prefetch) {
+            OCTAVO_UNROLL
+            for (int64_t line = 0; line < kStepBytes; line += 64)
+              Tile::prefetch_read(reinterpret_cast<const char*>(weights + u * step_bytes) +
+                                  prefetch + line);
+          }
+          half_step(GroupedHalf<0>{}, weights + u * step_bytes, u * 2 * T::kKr);
+          half_step(GroupedHalf<1>{}, weights + u * step_bytes, u * 2 * T::kKr);
+        }
+        OCTAVO_UNROLL  // as in gemm.h: else GCC 12 spills
+            for (int s = 0; s < S; ++s) {
           OCTAVO_UNROLL
           for (int r = 0; r < R; ++r) {
             OCTAVO_UNROLL
             for (int w = 0; w < kW; ++w) Tile::opaque(part[s][r][w]);
           }
         }
-      };
-      constexpr int kUnroll = R > 2 && T::kUnroll > 2 ? 2 : T::kUnroll;
-      int64_t todo = burst;
-      for (; todo >= kUnroll; todo -= kUnroll) {
-        OCTAVO_UNROLL
-        for (int u = 0; u < kUnroll; ++u) step(weights + u * step_bytes, u * 2 * T::kKr);
-        hold();
         weights += kUnroll * step_bytes;
         OCTAVO_UNROLL
         for (int i = 0; i < kRowPointers; ++i) {
@@ -209,19 +218,26 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
         }
       }
       for (; todo > 0; --todo) {
-        step(weights, 0);
-        hold();
+        half_step(GroupedHalf<0>{}, weights, 0);
+        half_step(GroupedHalf<1>{}, weights, 0);
         weights += step_bytes;
         OCTAVO_UNROLL
         for (int i = 0; i < kRowPointers; ++i) at[i] += 2 * T::kKr;
       }
+      if constexpr (B::kBurst > 0) {
+        OCTAVO_UNROLL
+        for (int r = 0; r < R; ++r) {
+          OCTAVO_UNROLL
+          for (int w = 0; w < kW; ++w) acc[r][w] = B::add(acc[r][w], part[0][r][w]);
+        }
+      }
+    }
+    if constexpr (B::kBurst == 0) {
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
         OCTAVO_UNROLL
         for (int w = 0; w < kW; ++w) {
-          if constexpr (B::kBurst > 0)
-            acc[r][w] = B::add(acc[r][w], part[0][r][w]);
-          else if constexpr (kScaled)
+          if constexpr (kScaled)
             acc[r][w] = Vector::add_i(part[0][r][w], B::unscale(part[1][r][w]));
           else if constexpr (S == 2)
             acc[r][w] = Vector::add_i(part[0][r][w], part[1][r][w]);
@@ -229,7 +245,6 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
             acc[r][w] = part[0][r][w];
         }
       }
-      left -= burst;
     }
 
     const uint8_t* scales = b + zero_bytes + steps * step_bytes;
@@ -237,11 +252,11 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
     if constexpr (!kInRegisters) Tile::keep_pointer(held_at);
     OCTAVO_UNROLL
     for (int w = 0; w < kW; ++w) {
-      const uint8_t* from = scales + (w / V) * g.b_next;
+      const uint8_t* from = scales + (w / V) * b_next;
       const int64_t c = column + (w % V) * kLanes;
       const typename Vector::F scale =
-          g.is_half ? Vector::load_half(reinterpret_cast<const uint16_t*>(from) + c)
-                    : Vector::load(reinterpret_cast<const float*>(from) + c);
+          is_half ? Vector::load_half(reinterpret_cast<const uint16_t*>(from) + c)
+                  : Vector::load(reinterpret_cast<const float*>(from) + c);
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
         const typename Vector::F value = Vector::to_float(acc[r][w]);
@@ -279,16 +294,14 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
   }
 }
 
-// All rows of V row vectors, in tiles of nearly equal height.
+// All rows of V row vectors: tiles of kRows rows, whose sums fit the registers; none has one row
+// alone but where there is no other.
 template <class Isa, class B, int V>
 void grouped_rows(const GemmGroupedArgs& g, int64_t first) {
-  constexpr int kMaxRows = Isa::Grouped::kRows;
-  static_assert(kMaxRows <= 6, "the switch knows every number of rows");
-  const int64_t tiles = (g.m + kMaxRows - 1) / kMaxRows;
-  const int64_t base = g.m / tiles, more = g.m % tiles;
-  int64_t row = 0;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t rows = base + (t < more);
+  constexpr int kRows = Isa::Grouped::kRows;
+  static_assert(kRows == 2 || kRows == 3, "the switch knows every number of rows");
+  for (int64_t row = 0; row < g.m;) {
+    const int64_t left = g.m - row, rows = left <= kRows + 1 ? left : kRows;
     switch (rows) {
       case 1:
         grouped_tile<Isa, B, 1, V, 1>(g, row, first);
@@ -297,16 +310,10 @@ void grouped_rows(const GemmGroupedArgs& g, int64_t first) {
         grouped_tile<Isa, B, 2, V, 1>(g, row, first);
         break;
       case 3:
-        grouped_tile < Isa, B, kMaxRows<3 ? kMaxRows : 3, V, 1>(g, row, first);
-        break;
-      case 4:
-        grouped_tile < Isa, B, kMaxRows<4 ? kMaxRows : 4, V, 1>(g, row, first);
-        break;
-      case 5:
-        grouped_tile < Isa, B, kMaxRows<5 ? kMaxRows : 5, V, 1>(g, row, first);
+        grouped_tile<Isa, B, 3, V, 1>(g, row, first);
         break;
       default:
-        grouped_tile<Isa, B, kMaxRows, V, 1>(g, row, first);
+        grouped_tile<Isa, B, kRows + 1, V, 1>(g, row, first);
         break;
     }
     row += rows;
@@ -402,7 +409,6 @@ constexpr GemmGroupedKernels gemm_grouped_kernels() {
   return {T::kKr,
           T::kVectors * Isa::Vector::kLanes,
           Isa::Vector::kLanes,
-          T::kRows,
           T::Bytes::kSigned,
           grouped_prepare<Isa>,
           grouped_run<Isa>};
