@@ -11,8 +11,8 @@
 namespace octavo {
 namespace {
 
-// Columns from which one panel alone keeps the loads of A few.
-constexpr int64_t kWidePanel = 64;
+// How far ahead of its use a panel is fetched, where all of them lie in L3 or beyond it.
+constexpr int64_t kPrefetchL3 = 4096, kPrefetchMemory = 16384;
 // The rows of A that all threads prepare together before panels are shared out.
 constexpr int64_t kPrepareValuesPerThread = 1 << 14;
 // Reading and unpacking a weight takes as long as this many multiply-accumulates.
@@ -93,11 +93,6 @@ class Gemm {
 
   // `rows` holds rows [first, first + m) of A; panels [p0, p1).
   void compute(const Rows& rows, int64_t first, int64_t m, int64_t p0, int64_t p1) const {
-    static const int64_t l2 = [] {
-      const auto size = static_cast<int64_t>(cache_sizes().l2);
-      return size ? size : int64_t{1} << 19;
-    }();
-    const bool streams = static_cast<int64_t>(b_.nbytes()) > l2;
     const int64_t nr = kernels_.columns;
     GemmGroupedArgs args{};
     args.a = rows.q;
@@ -105,8 +100,7 @@ class Gemm {
     args.m = m;
     args.row_start = rows.start;
     args.row_scale = rows.scale;
-    // The first tile of a block meets its panel in L3 or memory.
-    if (streams && m >= 3) args.b_prefetch = m <= 4 ? 8192 : 16384;
+    args.b_prefetch = prefetch_distance();
     args.groups = b_.groups;
     args.steps = b_.steps;
     args.last_steps = b_.last_steps;
@@ -122,22 +116,21 @@ class Gemm {
       args.width = b_.panel_width(p);
       args.n = std::min(nr, b_.n - column);
       args.b = b_.panel(p);
-      args.b_next = 0;
       args.bias = g_.bias ? g_.bias + column : nullptr;
       args.c = g_.c + first * g_.ldc + column;
-      // One or two rows: from beyond L2 two streams keep more reads in flight; where panels are
-      // narrow, two share the reads of A.
-      if ((streams || nr < kWidePanel) && b_.k > 0 && m <= 2 && p + 1 < p1 &&
-          b_.n - column >= 2 * nr) {
-        args.b_next = b_.panel_stride;
-        args.n = 2 * nr;
-        ++p;
-      }
       kernels_.run(args);
     }
   }
 
  private:
+  int64_t prefetch_distance() const {
+    static const CacheSizes caches = cache_sizes();
+    const auto bytes = static_cast<size_t>(b_.nbytes());
+    const size_t l2 = caches.l2 ? caches.l2 : size_t{1} << 19, l3 = caches.l3 ? caches.l3 : l2;
+    // Half of L3 is what others leave of it.
+    return bytes <= l2 ? 0 : bytes <= l3 / 2 ? kPrefetchL3 : kPrefetchMemory;
+  }
+
   const GroupedGemm& g_;
   const PackedGroups& b_;
   const GemmGroupedKernels& kernels_;
@@ -283,9 +276,7 @@ void gemm_grouped(const GroupedGemm& g, const PackedGroups& b, int threads) noex
       const int64_t from = g.m * t / parts, to = g.m * (t + 1) / parts;
       gemm.prepare(rows, from, from, to - from);
     });
-    // Even numbers of panels, so that pairs of them can be streamed together.
-    int64_t step = (panels + 2 * threads - 1) / (2 * threads);
-    if (step > 1) step = round_up(step, 2);
+    const int64_t step = (panels + 2 * threads - 1) / (2 * threads);
     note_kernel(*b.table, kernel, "threads share panels", g.m, b.n, b.k, threads);
     parallel_for(static_cast<int>((panels + step - 1) / step), threads, [&](int t) {
       gemm.compute(rows, 0, g.m, t * step, std::min(panels, (t + 1) * step));

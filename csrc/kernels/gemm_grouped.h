@@ -36,10 +36,9 @@ struct GemmGroupedArgs {
 
   const uint8_t* b;    // one panel
   int64_t b_prefetch;  // bytes ahead of the reads of B; 0: none
-  int64_t b_next;      // bytes to the panel after it: > 0 computes two full panels (m <= 2, K > 0)
   int64_t groups;
   int64_t steps, last_steps;  // of a group, of the last one
-  int64_t width, n;           // of a panel: columns, and those that are real (two panels: all)
+  int64_t width, n;           // columns of the panel, and those that are real
   int bits;
   bool is_half, has_zero;
 
@@ -83,20 +82,19 @@ struct GroupedHalf {
   static constexpr int value = kHalf;
 };
 
-// R rows by P panels of V row vectors from vector `first` on. S sets of sums, one for each half of
-// a step, hide the latency of few rows. Float sums stay in registers where there are enough.
-template <class Isa, class B, int R, int V, int P>
+// R rows by V row vectors from vector `first` on. S sets of sums, one for each half of a step, hide
+// the latency of few rows. Float sums stay in registers where there are enough.
+template <class Isa, class B, int R, int V>
 void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
   using T = typename Isa::Grouped;
   using Tile = typename Isa::U8S8;
   using Vector = typename Isa::Vector;
   constexpr int kLanes = Vector::kLanes;
-  constexpr int kW = P * V;
   constexpr int kRowPointers = (R + 2) / 3;
   constexpr int kFree = T::kRegisters * 3 / 4;
-  constexpr int S = B::kBurst == 0 && 3 * R * kW <= kFree ? 2 : 1;
+  constexpr int S = B::kBurst == 0 && 3 * R * V <= kFree ? 2 : 1;
   constexpr bool kScaled = S == 2 && B::kScalesHigh;
-  constexpr bool kInRegisters = (S + 1) * R * kW <= kFree;
+  constexpr bool kInRegisters = (S + 1) * R * V <= kFree;
   constexpr int64_t kStepBytes = int64_t{2} * V * kLanes * T::kKr * B::kBits / 8;
 
   // A full panel's width is known here.
@@ -106,21 +104,21 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
   const int64_t scale_bytes = grouped_part(width * (g.is_half ? 2 : 4));
   const int64_t column = first * kLanes;
   // Held here: a store of floats might change what `g` refers to.
-  const int64_t lda = g.lda, b_next = g.b_next, groups = g.groups;
+  const int64_t lda = g.lda, groups = g.groups;
   const bool is_half = g.is_half, has_zero = g.has_zero;
   const int64_t prefetch = row == 0 ? g.b_prefetch : 0;  // later tiles find the panel in L2
 
-  typename Vector::F sum[kInRegisters ? R : 1][kW];
-  alignas(64) float held[kInRegisters ? 1 : R * kW * kLanes];
+  typename Vector::F sum[kInRegisters ? R : 1][V];
+  alignas(64) float held[kInRegisters ? 1 : R * V * kLanes];
   float* held_at = held;
   OCTAVO_UNROLL
   for (int r = 0; r < R; ++r) {
     OCTAVO_UNROLL
-    for (int w = 0; w < kW; ++w) {
+    for (int w = 0; w < V; ++w) {
       if constexpr (kInRegisters)
         sum[r][w] = Vector::set(0.0f);
       else
-        Vector::store(held_at + (r * kW + w) * kLanes, Vector::set(0.0f));
+        Vector::store(held_at + (r * V + w) * kLanes, Vector::set(0.0f));
     }
   }
 
@@ -129,14 +127,14 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
   for (int i = 0; i < kRowPointers; ++i) at[i] = g.a + (row + 3 * i) * lda;
   const uint8_t* b = g.b;
   const int32_t* starts = g.row_start + row * groups;
-  typename B::Sum part[S][R][kW];
-  typename Vector::I acc[R][kW];
+  typename B::Sum part[S][R][V];
+  typename Vector::I acc[R][V];
   auto half_step = [&](auto half, const uint8_t* p, int offset) OCTAVO_INLINE_LAMBDA {
     constexpr int kHalf = decltype(half)::value;
-    typename B::Weights x[kW];
+    typename B::Weights x[V];
     OCTAVO_UNROLL
-    for (int w = 0; w < kW; ++w) {
-      const uint8_t* from = p + (w / V) * b_next + (w % V) * kLanes * T::kKr;
+    for (int w = 0; w < V; ++w) {
+      const uint8_t* from = p + w * kLanes * T::kKr;
       if constexpr (kScaled)
         x[w] = B::template load_scaled<kHalf>(from, row_bytes);
       else
@@ -146,7 +144,7 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
     for (int r = 0; r < R; ++r) {
       const typename T::A a = T::load_a(at[r / 3] + (r % 3) * lda + offset + kHalf * T::kKr);
       OCTAVO_UNROLL
-      for (int w = 0; w < kW; ++w) B::dot(part[S == 2 ? kHalf : 0][r][w], a, x[w]);
+      for (int w = 0; w < V; ++w) B::dot(part[S == 2 ? kHalf : 0][r][w], a, x[w]);
     }
   };
   constexpr int kUnroll = R > 2 && T::kUnroll > 2 ? 2 : T::kUnroll;
@@ -156,7 +154,7 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
     for (int r = 0; r < R; ++r) {
       const typename Vector::I start = Vector::set_i(starts[r * groups + group]);
       OCTAVO_UNROLL
-      for (int w = 0; w < kW; ++w) {
+      for (int w = 0; w < V; ++w) {
         if constexpr (B::kBurst == 0)
           part[0][r][w] = start;
         else
@@ -166,9 +164,9 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
     }
     if (has_zero) {
       OCTAVO_UNROLL
-      for (int w = 0; w < kW; ++w) {
-        const typename Vector::I zero = Vector::template load_codes<B::kSigned>(
-            b + (w / V) * b_next + column + (w % V) * kLanes);
+      for (int w = 0; w < V; ++w) {
+        const typename Vector::I zero =
+            Vector::template load_codes<B::kSigned>(b + column + w * kLanes);
         OCTAVO_UNROLL
         for (int r = 0; r < R; ++r) {
           if constexpr (B::kBurst == 0)
@@ -187,7 +185,7 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
         OCTAVO_UNROLL
         for (int r = 0; r < R; ++r) {
           OCTAVO_UNROLL
-          for (int w = 0; w < kW; ++w) part[0][r][w] = B::zero();
+          for (int w = 0; w < V; ++w) part[0][r][w] = B::zero();
         }
       }
       for (; todo >= kUnroll; todo -= kUnroll) {
@@ -202,12 +200,13 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
           half_step(GroupedHalf<0>{}, weights + u * step_bytes, u * 2 * T::kKr);
           half_step(GroupedHalf<1>{}, weights + u * step_bytes, u * 2 * T::kKr);
         }
-        OCTAVO_UNROLL  // as in gemm.h: else GCC 12 spills
-            for (int s = 0; s < S; ++s) {
+        // As in gemm.h: else GCC 12 spills.
+        OCTAVO_UNROLL
+        for (int s = 0; s < S; ++s) {
           OCTAVO_UNROLL
           for (int r = 0; r < R; ++r) {
             OCTAVO_UNROLL
-            for (int w = 0; w < kW; ++w) Tile::opaque(part[s][r][w]);
+            for (int w = 0; w < V; ++w) Tile::opaque(part[s][r][w]);
           }
         }
         weights += kUnroll * step_bytes;
@@ -228,7 +227,7 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
         OCTAVO_UNROLL
         for (int r = 0; r < R; ++r) {
           OCTAVO_UNROLL
-          for (int w = 0; w < kW; ++w) acc[r][w] = B::add(acc[r][w], part[0][r][w]);
+          for (int w = 0; w < V; ++w) acc[r][w] = B::add(acc[r][w], part[0][r][w]);
         }
       }
     }
@@ -236,7 +235,7 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
         OCTAVO_UNROLL
-        for (int w = 0; w < kW; ++w) {
+        for (int w = 0; w < V; ++w) {
           if constexpr (kScaled)
             acc[r][w] = Vector::add_i(part[0][r][w], B::unscale(part[1][r][w]));
           else if constexpr (S == 2)
@@ -251,19 +250,18 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
     b = scales + scale_bytes;
     if constexpr (!kInRegisters) Tile::keep_pointer(held_at);
     OCTAVO_UNROLL
-    for (int w = 0; w < kW; ++w) {
-      const uint8_t* from = scales + (w / V) * b_next;
-      const int64_t c = column + (w % V) * kLanes;
+    for (int w = 0; w < V; ++w) {
+      const int64_t c = column + w * kLanes;
       const typename Vector::F scale =
-          is_half ? Vector::load_half(reinterpret_cast<const uint16_t*>(from) + c)
-                  : Vector::load(reinterpret_cast<const float*>(from) + c);
+          is_half ? Vector::load_half(reinterpret_cast<const uint16_t*>(scales) + c)
+                  : Vector::load(reinterpret_cast<const float*>(scales) + c);
       OCTAVO_UNROLL
       for (int r = 0; r < R; ++r) {
         const typename Vector::F value = Vector::to_float(acc[r][w]);
         if constexpr (kInRegisters) {
           sum[r][w] = Vector::fma(value, scale, sum[r][w]);
         } else {
-          float* s = held_at + (r * kW + w) * kLanes;
+          float* s = held_at + (r * V + w) * kLanes;
           Vector::store(s, Vector::fma(value, scale, Vector::load(s)));
         }
       }
@@ -276,13 +274,13 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
     const typename Vector::F row_scale = Vector::set(g.row_scale[row + r]);
     float* c = g.c + (row + r) * g.ldc;
     OCTAVO_UNROLL
-    for (int w = 0; w < kW; ++w) {
+    for (int w = 0; w < V; ++w) {
       const int64_t n = column + w * kLanes;
       typename Vector::F y;
       if constexpr (kInRegisters)
         y = sum[r][w];
       else
-        y = Vector::load(held_at + (r * kW + w) * kLanes);
+        y = Vector::load(held_at + (r * V + w) * kLanes);
       y = Vector::mul(y, row_scale);
       if (g.bias) y = Vector::add(y, Vector::load(g.bias + n));
       if (g.activate) y = Vector::add(Vector::clip(y, lo, hi), none);
@@ -304,16 +302,16 @@ void grouped_rows(const GemmGroupedArgs& g, int64_t first) {
     const int64_t left = g.m - row, rows = left <= kRows + 1 ? left : kRows;
     switch (rows) {
       case 1:
-        grouped_tile<Isa, B, 1, V, 1>(g, row, first);
+        grouped_tile<Isa, B, 1, V>(g, row, first);
         break;
       case 2:
-        grouped_tile<Isa, B, 2, V, 1>(g, row, first);
+        grouped_tile<Isa, B, 2, V>(g, row, first);
         break;
       case 3:
-        grouped_tile<Isa, B, 3, V, 1>(g, row, first);
+        grouped_tile<Isa, B, 3, V>(g, row, first);
         break;
       default:
-        grouped_tile<Isa, B, kRows + 1, V, 1>(g, row, first);
+        grouped_tile<Isa, B, kRows + 1, V>(g, row, first);
         break;
     }
     row += rows;
@@ -324,12 +322,7 @@ template <class Isa, class B>
 void grouped_bits(const GemmGroupedArgs& g) {
   constexpr int V = Isa::Grouped::kVectors;
   const int64_t vectors = g.width / Isa::Vector::kLanes;
-  if (g.b_next > 0) {
-    if (g.m == 1)
-      grouped_tile<Isa, B, 1, V, 2>(g, 0, 0);
-    else
-      grouped_tile<Isa, B, 2, V, 2>(g, 0, 0);
-  } else if (vectors == V) {
+  if (vectors == V) {
     grouped_rows<Isa, B, V>(g, 0);
   } else {
     for (int64_t v = 0; v < vectors; ++v) grouped_rows<Isa, B, 1>(g, v);

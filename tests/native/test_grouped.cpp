@@ -165,7 +165,7 @@ class GroupedTest {
     }
   }
 
-  // Panel after panel, two at once where two rows at most allow it, all operands guarded.
+  // Panel after panel, all operands guarded.
   void run_kernel(const KernelTable& table, const GroupedCase& c, const Problem& p,
                   const PackedGroups& b, const float* x, const std::vector<float>& expected) {
     if (c.m == 0) return;
@@ -217,19 +217,16 @@ class GroupedTest {
     const Side b_side = side(), bias_side = side();
     for (int64_t panel = 0; panel < b.panel_count(); ++panel) {
       const int64_t first = panel * kernels.columns;
-      const bool two = c.k > 0 && c.m <= 2 && c.n - first >= 2 * kernels.columns && c.seed % 2;
       args.width = b.panel_width(panel);
-      args.n = std::min<int64_t>(c.n - first, (two ? 2 : 1) * kernels.columns);
-      args.b_next = two ? b.panel_stride : 0;
+      args.n = std::min<int64_t>(c.n - first, kernels.columns);
       args.b_prefetch = c.seed % 3 == 0 ? 4096 : 0;
-      const int64_t bytes = args.b_next + b.panel_bytes(args.width);
+      const int64_t bytes = b.panel_bytes(args.width);
       args.b = b_.copy(b.panel(panel), static_cast<size_t>(bytes), b_side);
-      std::vector<float> bias(static_cast<size_t>(args.width * (two ? 2 : 1)));
+      std::vector<float> bias(static_cast<size_t>(args.width));
       std::copy(p.bias.begin() + first, p.bias.begin() + first + args.n, bias.begin());
       if (c.bias) args.bias = bias_.copy(bias.data(), bias.size(), bias_side);
       args.c = y + first;
       kernels.run(args);
-      panel += two;
     }
     compare(c, p, y, expected, "kernel");
     OCTAVO_CHECK(y_.intact(), "the kernel wrote beside y");
