@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -112,3 +114,43 @@ def test_a_call_with_out_allocates_nothing_once_warm(name):
         result = out.nbytes // resource.getpagesize()
         assert faults(lambda: call(None)) > 0.8 * result  # the meter works
         assert faults(lambda: call(out)) < 8  # a little, here and there
+
+
+OUT_OF_MEMORY = """
+import resource
+import numpy as np, octavo as oc
+rng = np.random.default_rng(0)
+oc.set_num_threads({threads})
+small = rng.integers(-128, 128, (300, 300), np.int8)
+expected = small.astype(np.int32) @ small.astype(np.int32)
+wide = np.broadcast_to(np.uint8(1), (64, 1 << 22))  # one byte, of which each block is copied
+calls = {{
+    "packed anew": lambda b=np.broadcast_to(np.int8(1), (1 << 14, 1 << 14)): oc.matmul(b[:1], b),
+    "rows copied": lambda b=oc.pack(np.ones((1 << 22, 1), np.int8)): oc.matmul(wide, b),
+    "result": lambda b=np.ones((1 << 16, 1), np.int8): oc.matmul(b, b.T),
+}}
+assert (oc.matmul(small, small) == expected).all()
+with open("/proc/self/statm") as file:
+    taken = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (24 << 20), resource.RLIM_INFINITY))
+for _ in range(2):
+    for name, call in calls.items():
+        try:
+            call()
+        except MemoryError:
+            print(name)
+        assert (oc.matmul(small, small) == expected).all()
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_memory_is_an_error_and_not_the_end(threads):
+    shown = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY.format(threads=threads)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines() == ["packed anew", "rows copied", "result"] * 2

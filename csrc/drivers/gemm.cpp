@@ -434,8 +434,7 @@ void column_start(const PackedB& b, int32_t zero_point, const int32_t* bias,
   }
 }
 
-bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_start,
-          int threads) noexcept {
+bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_start, int threads) {
   if (a.m <= 0 || b.n <= 0) return true;
   const KernelTable& kernels = *b.table;
   const InfoKernels& info = *kernels.info;

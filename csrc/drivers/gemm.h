@@ -68,7 +68,6 @@ void column_start(const PackedB& b, int32_t zero_point, const int32_t* bias, int
 
 // `col_start`: column_start()'s result where A has one zero point and it is known; null: computed.
 // False if a result does not fit int32 (kS32 only; C is then unspecified).
-bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_start,
-          int threads) noexcept;
+bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_start, int threads);
 
 }  // namespace octavo

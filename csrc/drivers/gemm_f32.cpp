@@ -152,7 +152,7 @@ void PackedFloats::unpack(void* b, int64_t row_stride, int64_t col_stride) const
   }
 }
 
-void gemm_f32(const FloatGemm& g, const PackedFloats& b, int threads) noexcept {
+void gemm_f32(const FloatGemm& g, const PackedFloats& b, int threads) {
   if (g.m <= 0 || b.n <= 0) return;
   const InfoKernels& info = *b.table->info;
   threads =

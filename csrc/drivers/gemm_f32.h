@@ -54,6 +54,6 @@ struct FloatGemm {
   float lo, hi;
 };
 
-void gemm_f32(const FloatGemm& g, const PackedFloats& b, int threads) noexcept;
+void gemm_f32(const FloatGemm& g, const PackedFloats& b, int threads);
 
 }  // namespace octavo

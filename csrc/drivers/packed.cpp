@@ -65,7 +65,7 @@ size_t column_bytes(const PackedB& b) {
 }
 
 PackedB pack_into(const KernelTable& table, const ByteMatrix& b, int8_t* panels, int32_t* col_sum,
-                  int threads) noexcept {
+                  int threads) {
   PackedB packed = plan_packed(table, b.rows, b.cols, b.is_signed);
   packed.panels = panels;
   packed.col_sum = col_sum;

@@ -51,7 +51,7 @@ size_t column_bytes(const PackedB& b);
 
 // Packs `b` into memory that holds panel_bytes and column_bytes.
 PackedB pack_into(const KernelTable& table, const ByteMatrix& b, int8_t* panels, int32_t* col_sum,
-                  int threads) noexcept;
+                  int threads);
 
 // k x n values at the strides of `out` (whose data is written), as they were given.
 void unpack(const PackedB& b, uint8_t* out, int64_t row_stride, int64_t col_stride) noexcept;

@@ -30,7 +30,7 @@ int64_t total(ChannelLayout layout) { return layout.outer * layout.channels * la
 
 void run_quantize(const KernelTable& table, const float* x, ChannelLayout layout,
                   const float* scale, const int32_t* zero_point, bool is_signed, int32_t least,
-                  int32_t most, uint8_t* q, int threads) noexcept {
+                  int32_t most, uint8_t* q, int threads) {
   note_kernel(table, "quantize_f32u8", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
   const bool narrow = most - least < 255;
@@ -47,7 +47,7 @@ void run_quantize(const KernelTable& table, const float* x, ChannelLayout layout
 
 void run_dequantize(const KernelTable& table, const uint8_t* q, ChannelLayout layout,
                     bool is_signed, const float* scale, const int32_t* zero_point, float* x,
-                    int threads) noexcept {
+                    int threads) {
   note_kernel(table, "dequantize_u8f32", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
   for_each_channel_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
@@ -59,7 +59,7 @@ void run_dequantize(const KernelTable& table, const uint8_t* q, ChannelLayout la
 void run_requantize(const KernelTable& table, const int32_t* acc, ChannelLayout layout,
                     const int32_t* bias, int64_t bias_step, const float* multiplier,
                     int64_t multiplier_step, float lo, float hi, int32_t zero_point, bool is_signed,
-                    uint8_t* q, int threads) noexcept {
+                    uint8_t* q, int threads) {
   note_kernel(table, "requantize_s32u8", "elementwise", 1, total(layout), 1, threads);
   const int64_t step = layout.inner == 1 && layout.channels > 1 ? 1 : 0;
   for_each_channel_run(layout, threads, [&](int64_t at, int64_t count, int64_t channel) {
@@ -70,7 +70,7 @@ void run_requantize(const KernelTable& table, const int32_t* acc, ChannelLayout 
 }
 
 bool run_minmax(const KernelTable& table, const float* x, ChannelLayout layout, float* least,
-                float* greatest) noexcept {
+                float* greatest) {
   bool finite = true;
   for (int64_t c = 0; c < layout.channels; ++c) {
     least[c] = std::numeric_limits<float>::infinity();
@@ -98,7 +98,7 @@ bool run_minmax(const KernelTable& table, const float* x, ChannelLayout layout, 
 }
 
 void run_quantize_rows(const KernelTable& table, const float* x, int64_t rows, int64_t k,
-                       uint8_t* q, float* scale, int32_t* zero_point, int threads) noexcept {
+                       uint8_t* q, float* scale, int32_t* zero_point, int threads) {
   note_kernel(table, "quantize_rows_f32u8", "elementwise", rows, 1, k, threads);
   const int64_t group = std::max<int64_t>(1, kTaskValues / std::max<int64_t>(1, k));
   parallel_for(static_cast<int>((rows + group - 1) / group), threads, [&](int task) {

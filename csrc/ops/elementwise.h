@@ -15,25 +15,25 @@ struct ChannelLayout {
 // Codes between least and most (an int4 has fewer values than the byte that holds it).
 void run_quantize(const KernelTable& table, const float* x, ChannelLayout layout,
                   const float* scale, const int32_t* zero_point, bool is_signed, int32_t least,
-                  int32_t most, uint8_t* q, int threads) noexcept;
+                  int32_t most, uint8_t* q, int threads);
 
 void run_dequantize(const KernelTable& table, const uint8_t* q, ChannelLayout layout,
                     bool is_signed, const float* scale, const int32_t* zero_point, float* x,
-                    int threads) noexcept;
+                    int threads);
 
 // bias: null, one value for all (bias_step 0) or one a channel.
 void run_requantize(const KernelTable& table, const int32_t* acc, ChannelLayout layout,
                     const int32_t* bias, int64_t bias_step, const float* multiplier,
                     int64_t multiplier_step, float lo, float hi, int32_t zero_point, bool is_signed,
-                    uint8_t* q, int threads) noexcept;
+                    uint8_t* q, int threads);
 
 // Least and greatest value of each channel; false if one is NaN or infinite.
 bool run_minmax(const KernelTable& table, const float* x, ChannelLayout layout, float* least,
-                float* greatest) noexcept;
+                float* greatest);
 
 // Rows of k values, each by its own range.
 void run_quantize_rows(const KernelTable& table, const float* x, int64_t rows, int64_t k,
-                       uint8_t* q, float* scale, int32_t* zero_point, int threads) noexcept;
+                       uint8_t* q, float* scale, int32_t* zero_point, int threads);
 
 // y (m x n) = x (m x k) * w (n x k)^T with weights in groups along k: rule 7, in plain loops.
 // scale and zero_point (null: 0) hold n x ceil(k / group_size) values.

@@ -42,7 +42,7 @@ size_t Linear::nbytes() const {
 }
 
 bool Linear::run(const LinearInput& x, void* out, int64_t ldo, const KernelTable& table,
-                 int threads) const noexcept {
+                 int threads) const {
   const PackedB& b = weights_.form(&table);
   const int32_t* start = nullptr;
   if (!is_dynamic_) {

@@ -32,7 +32,7 @@ class Linear {
 
   // False if an int32 result does not fit.
   bool run(const LinearInput& x, void* out, int64_t ldo, const KernelTable& table,
-           int threads) const noexcept;
+           int threads) const;
 
   int64_t in_features() const { return weights_.rows(); }
   int64_t out_features() const { return weights_.cols(); }

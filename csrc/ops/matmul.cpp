@@ -74,7 +74,7 @@ bool run_item(const MatmulItem& item, const MatmulEpilogue& epilogue, const Kern
 }  // namespace
 
 bool run_matmul(const MatmulItem* items, int64_t count, const MatmulEpilogue& epilogue,
-                const KernelTable& table, int threads) noexcept {
+                const KernelTable& table, int threads) {
   if (count == 1) return run_item(items[0], epilogue, table, threads);
   // Whole products are shared out where there are enough of them.
   const bool share = count >= threads;

@@ -7,7 +7,8 @@
 
 namespace octavo {
 
-// One result matrix. Everything was validated; nothing here can fail but for sums beyond int32.
+// One result matrix. Everything was validated; what can still fail are sums beyond int32, and
+// memory.
 struct MatmulItem {
   ByteMatrix a;  // m x k
   const int32_t* a_zero_point;
@@ -34,6 +35,6 @@ struct MatmulEpilogue {
 
 // False if a result does not fit int32.
 bool run_matmul(const MatmulItem* items, int64_t count, const MatmulEpilogue& epilogue,
-                const KernelTable& table, int threads) noexcept;
+                const KernelTable& table, int threads);
 
 }  // namespace octavo

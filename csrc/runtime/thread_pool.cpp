@@ -104,7 +104,9 @@ class Pool {
         std::this_thread::yield();  // a worker with a task was put aside: give it this core
       }
     }
+    const bool out_of_memory = out_of_memory_.exchange(false, std::memory_order_relaxed);
     owned_.store(false, std::memory_order_release);
+    if (out_of_memory) throw std::bad_alloc();
   }
 
   void work() {
@@ -116,7 +118,7 @@ class Pool {
         continue;
       }
       wake_one_if_short();
-      function_(context_, tasks_ - untaken(open));
+      run_task(tasks_ - untaken(open));
       finish(1 + take_tasks());
     }
   }
@@ -126,13 +128,22 @@ class Pool {
   static int untaken(uint64_t open) { return static_cast<int>(open & (kSeat - 1)); }
   static bool has_seat(uint64_t open) { return open >= kSeat && untaken(open) > 0; }
 
+  // An exception must not leave a worker, nor the caller before all tasks are done.
+  void run_task(int task) noexcept {
+    try {
+      function_(context_, task);
+    } catch (const std::bad_alloc&) {
+      out_of_memory_.store(true, std::memory_order_relaxed);  // finish() makes it visible
+    }
+  }
+
   // For the owner, and for a worker that has a seat. Returns how many tasks it ran.
   int take_tasks() {
     int done = 0;
     uint64_t open = open_.load(std::memory_order_relaxed);
     while (untaken(open) > 0) {
       if (open_.compare_exchange_weak(open, open - 1, std::memory_order_relaxed)) {
-        function_(context_, tasks_ - untaken(open));
+        run_task(tasks_ - untaken(open));
         ++done;
         open = open_.load(std::memory_order_relaxed);
       }
@@ -197,7 +208,8 @@ class Pool {
   alignas(kLinePair) std::atomic<int> remaining_{0};
   alignas(kLinePair) std::atomic<int> sleeping_{0};  // workers asleep whom nobody has woken yet
   alignas(kLinePair) std::atomic<bool> owned_{false};
-  bool out_of_threads_ = false;  // the owner's
+  std::atomic<bool> out_of_memory_{false};  // of a task of the current job
+  bool out_of_threads_ = false;             // the owner's
   std::mutex mutex_;
   std::condition_variable wake_;
   int wakes_ = 0;  // sleepers told to wake that have not yet; under mutex_
@@ -258,7 +270,7 @@ void set_default_threads(int threads) {
   chosen_threads.store(std::max(threads, 0), std::memory_order_relaxed);
 }
 
-void parallel_for(int tasks, int threads, TaskFunction function, void* context) noexcept {
+void parallel_for(int tasks, int threads, TaskFunction function, void* context) {
   const FpModeGuard mode;
   threads = std::min({threads, tasks, kMaxThreads});
   Pool* shared = threads > 1 ? pool() : nullptr;

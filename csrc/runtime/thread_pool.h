@@ -19,12 +19,13 @@ void set_default_threads(int threads);  // 0: back to the environment's value
 using TaskFunction = void (*)(void* context, int task);
 
 // Calls function(context, t) once for each t in [0, tasks), on up to `threads` threads, the caller
-// included; returns when all are done. `function` must not throw. Each thread runs under
-// FpModeGuard's mode.
-void parallel_for(int tasks, int threads, TaskFunction function, void* context) noexcept;
+// included; returns when all are done. `function` throws nothing but std::bad_alloc, whichever
+// thread it runs in: some tasks are then not done, and parallel_for throws it. Each thread runs
+// under FpModeGuard's mode.
+void parallel_for(int tasks, int threads, TaskFunction function, void* context);
 
 template <class F>
-void parallel_for(int tasks, int threads, const F& body) noexcept {
+void parallel_for(int tasks, int threads, const F& body) {
   parallel_for(
       tasks, threads, [](void* context, int task) { (*static_cast<const F*>(context))(task); },
       const_cast<void*>(static_cast<const void*>(&body)));

@@ -509,6 +509,41 @@ void test_nested_calls_run_alone() {
   }
 }
 
+// A task that finds no memory, in whichever thread, ends the job with an exception in the caller;
+// the next job is as good as any.
+void test_a_task_may_run_out_of_memory() {
+  for (int round = 0; round < repetitions(300); ++round) {
+    const int threads = 1 + round % 4, tasks = 1 + round % 7;
+    std::atomic<int> runs{0};
+    bool thrown = false;
+    try {
+      parallel_for(tasks, threads, [&](int task) {
+        ++runs;
+        if (task == round % tasks) throw std::bad_alloc();
+      });
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    CHECK(thrown);
+    CHECK(runs >= 1 && runs <= tasks);
+    CHECK(run_job(tasks, threads));
+  }
+  std::atomic<int> arrived{0};
+  const auto caller = std::this_thread::get_id();
+  bool thrown = false;
+  try {
+    parallel_for(3, 3, [&](int) {
+      ++arrived;
+      while (arrived < 3) std::this_thread::yield();
+      if (std::this_thread::get_id() != caller) throw std::bad_alloc();  // in workers alone
+    });
+  } catch (const std::bad_alloc&) {
+    thrown = true;
+  }
+  CHECK(thrown);
+  CHECK(run_together(3));
+}
+
 void test_callers_at_once() {
   std::atomic<int> wrong{0};
   std::vector<std::thread> callers;
@@ -642,6 +677,7 @@ int main() {
   test_no_more_threads_than_asked_for();
   test_many_short_jobs();
   test_nested_calls_run_alone();
+  test_a_task_may_run_out_of_memory();
   test_callers_at_once();
   test_workers_leave_signals_to_others();
   if (!in_qemu) {  // whose user mode dies when a forked child starts a thread
