@@ -642,7 +642,7 @@ void ConvWeights::unpack(const KernelValues& w, int64_t groups) const {
 }
 
 bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input,
-          const ConvY& output, const int32_t* col_start, int threads) noexcept {
+          const ConvY& output, const int32_t* col_start, int threads) {
   ConvX x = input;
   ConvY y = output;
   const PackedB& b = w.packed();
@@ -712,7 +712,7 @@ void ConvFloatWeights::unpack(const KernelValues& w, int64_t groups) const {
 }
 
 void conv_f32(const ConvFloatWeights& w, const ConvGeometry& geometry, const ConvX& input,
-              const ConvY& output, int threads) noexcept {
+              const ConvY& output, int threads) {
   ConvX x = input;
   ConvY y = output;
   ConvGeometry g = geometry;

@@ -77,11 +77,11 @@ class ConvFloatWeights {
 
 // False if an int32 result does not fit (y is then unspecified). `col_start` as gemm()'s.
 bool conv(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
-          const int32_t* col_start, int threads) noexcept;
+          const int32_t* col_start, int threads);
 
 // x holds float32, its strides are in bytes still; of y.c count data, bias_f32, activate, lo, hi.
 // Each output is one chain of fused multiply-adds over kernel rows, columns, channels.
 void conv_f32(const ConvFloatWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
-              int threads) noexcept;
+              int threads);
 
 }  // namespace octavo

@@ -628,7 +628,7 @@ size_t DepthwiseWeights::nbytes() const {
 }
 
 void depthwise(const DepthwiseWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
-               int threads) noexcept {
+               int threads) {
   const int64_t outputs = g.batch * g.out_h * g.out_w * g.out_c;
   if (outputs <= 0) return;
   // Interleaving and epilogue take about as long as the products.

@@ -247,7 +247,7 @@ bool winograd_pays(const ConvWeights& w, const ConvGeometry& g) {
 }
 
 void winograd(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
-              int threads) noexcept {
+              int threads) {
   const Winograd run(w, g, x, y);
   const PackedB& b = w.packed();
   const int64_t panels = b.panel_count();

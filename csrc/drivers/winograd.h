@@ -24,6 +24,6 @@ bool winograd_pays(const ConvWeights& w, const ConvGeometry& g);
 
 // Where winograd_applies(). Results are conv()'s to the bit.
 void winograd(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
-              int threads) noexcept;
+              int threads);
 
 }  // namespace octavo

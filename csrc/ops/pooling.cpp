@@ -94,7 +94,7 @@ bool has_no_empty_window(const WindowAxis& axis) {
 }
 
 void run_max_pool(const KernelTable& table, const uint8_t* x, const Images& in, bool is_signed,
-                  const Window& window, uint8_t* y, int threads) noexcept {
+                  const Window& window, uint8_t* y, int threads) {
   note_kernel(table, "max_pool_u8", "windows", in.batch * window.height.out * window.width.out,
               in.channels, window.height.kernel * window.width.kernel, threads);
   pool_images(table, x, in, is_signed, window, y, threads,
@@ -103,7 +103,7 @@ void run_max_pool(const KernelTable& table, const uint8_t* x, const Images& in, 
 
 void run_average_pool(const KernelTable& table, const uint8_t* x, const Images& in, bool is_signed,
                       const Window& window, bool count_include_pad, AverageArgs average, uint8_t* y,
-                      int threads) noexcept {
+                      int threads) {
   note_kernel(table, "average_pool_u8", "windows", in.batch * window.height.out * window.width.out,
               in.channels, window.height.kernel * window.width.kernel, threads);
   const int64_t plane = in.height * in.width;

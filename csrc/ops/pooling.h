@@ -36,12 +36,12 @@ struct Window {
 bool has_no_empty_window(const WindowAxis& axis);
 
 void run_max_pool(const KernelTable& table, const uint8_t* x, const Images& in, bool is_signed,
-                  const Window& window, uint8_t* y, int threads) noexcept;
+                  const Window& window, uint8_t* y, int threads);
 
 // average.count is not read: it is the number of taps inside the image or, with
 // `count_include_pad`, inside its padding too. Windows hold less than 2^23 taps.
 void run_average_pool(const KernelTable& table, const uint8_t* x, const Images& in, bool is_signed,
                       const Window& window, bool count_include_pad, AverageArgs average, uint8_t* y,
-                      int threads) noexcept;
+                      int threads);
 
 }  // namespace octavo
