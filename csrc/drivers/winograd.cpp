@@ -235,7 +235,7 @@ bool winograd_applies(const ConvWeights& w, const ConvGeometry& g, const ConvY& 
 // loses with short sums, and what transforms take of each tile's inputs and outputs and of a
 // block's weights.
 bool winograd_pays(const ConvWeights& w, const ConvGeometry& g) {
-  constexpr double kProducts = 18, kOfInput = 37, kOfOutput = 150, kOfWeight = 50, kMargin = 1.15;
+  constexpr double kProducts = 18, kOfInput = 60, kOfOutput = 150, kOfWeight = 50, kMargin = 1.15;
   const int64_t tiles = g.batch * ceil_div(g.out_h, kTile) * ceil_div(g.out_w, kTile);
   const int64_t blocks = ceil_div(tiles, most_tiles(w.channels(), *w.packed().table->info));
   const double direct = static_cast<double>(g.batch * g.out_h * g.out_w * kTaps * kTaps);
