@@ -100,7 +100,8 @@ class Gemm {
     args.m = m;
     args.row_start = rows.start;
     args.row_scale = rows.scale;
-    args.b_prefetch = prefetch_distance();
+    // Bytes for one or two rows come no faster than the processor fetches them by itself.
+    args.b_prefetch = b_.bits == 8 && m <= 2 ? 0 : prefetch_distance();
     args.groups = b_.groups;
     args.steps = b_.steps;
     args.last_steps = b_.last_steps;
