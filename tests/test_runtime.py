@@ -289,6 +289,18 @@ def test_last_kernel_is_of_its_own_thread_and_empty_before_any():
     assert runtime.last_kernel().endswith("/gemm_u8s8s32")
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_product_says_which_kernel_it_ran(isa):
+    grouped = oc.quantize(np.ones((4, 6), np.float32), "int4", axis=0, group_size=2)
+    plain = oc.quantize(np.ones((4, 6), np.float32), axis=0)
+    with runtime.force_isa(isa):
+        for w, kernel in ((grouped, "gemm_s8u"), (plain, "gemm_u8s8s32")):
+            oc.matmul(A, B)
+            oc.requantize(np.ones((1, 1), np.int32), 1.0)
+            np.ones((2, 6), np.float32) @ w.T
+            assert runtime.last_kernel().startswith(f"{isa}/{kernel}")
+
+
 # --- threads -------------------------------------------------------------------------------------
 
 

@@ -243,7 +243,7 @@ py::object grouped_matmul(const py::object& x, const py::object& codes, const py
   const CallContext context = call_context();
   {
     const NativeScope scope(m * n * k);
-    run_grouped_matmul(static_cast<const float*>(values.data()), m, k,
+    run_grouped_matmul(*context.table, static_cast<const float*>(values.data()), m, k,
                        static_cast<const uint8_t*>(weights.data()), dtype == Type::kInt8, n,
                        static_cast<const float*>(scales.data()),
                        zero_point.is_none() ? nullptr : static_cast<const int32_t*>(zeros.data()),

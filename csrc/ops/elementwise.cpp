@@ -108,9 +108,10 @@ void run_quantize_rows(const KernelTable& table, const float* x, int64_t rows, i
   });
 }
 
-void run_grouped_matmul(const float* x, int64_t m, int64_t k, const uint8_t* w, bool is_signed,
-                        int64_t n, const float* scale, const int32_t* zero_point,
-                        int64_t group_size, float* y, int threads) {
+void run_grouped_matmul(const KernelTable& table, const float* x, int64_t m, int64_t k,
+                        const uint8_t* w, bool is_signed, int64_t n, const float* scale,
+                        const int32_t* zero_point, int64_t group_size, float* y, int threads) {
+  note_kernel(table, "gemm_s8u8f32", "plain loops", m, n, k, threads);
   const int64_t groups = (k + group_size - 1) / group_size;
   std::vector<int8_t> codes(static_cast<size_t>(m * k));
   std::vector<float> x_scale(static_cast<size_t>(m));

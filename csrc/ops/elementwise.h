@@ -37,8 +37,8 @@ void run_quantize_rows(const KernelTable& table, const float* x, int64_t rows, i
 
 // y (m x n) = x (m x k) * w (n x k)^T with weights in groups along k: rule 7, in plain loops.
 // scale and zero_point (null: 0) hold n x ceil(k / group_size) values.
-void run_grouped_matmul(const float* x, int64_t m, int64_t k, const uint8_t* w, bool is_signed,
-                        int64_t n, const float* scale, const int32_t* zero_point,
-                        int64_t group_size, float* y, int threads);
+void run_grouped_matmul(const KernelTable& table, const float* x, int64_t m, int64_t k,
+                        const uint8_t* w, bool is_signed, int64_t n, const float* scale,
+                        const int32_t* zero_point, int64_t group_size, float* y, int threads);
 
 }  // namespace octavo
