@@ -77,8 +77,10 @@ struct Signature {
   }
 };
 
-// Runs `body` and turns its C++ exceptions into Python's.
+// Runs `body` and turns its C++ exceptions into Python's. Nothing may pass into the interpreter:
+// should setting an error throw in its turn, the process ends.
 template <class Body>
+// NOLINTNEXTLINE(bugprone-exception-escape)
 PyObject* translate_exceptions(const Body& body) noexcept {
   try {
     return body();
@@ -94,6 +96,8 @@ PyObject* translate_exceptions(const Body& body) noexcept {
     PyErr_SetString(PyExc_ValueError, e.what());
   } catch (const std::exception& e) {
     PyErr_SetString(PyExc_RuntimeError, e.what());
+  } catch (...) {
+    PyErr_SetString(PyExc_RuntimeError, "an exception of unknown type");
   }
   return nullptr;
 }
