@@ -459,7 +459,7 @@ py::object argmax(const py::object& x, int64_t axis, const py::object& out) {
   const CallContext context = call_context();
   {
     const NativeScope scope(view.size() * NativeScope::kMacsPerValue);
-    run_argmax(in, layout.outer, layout.channels, layout.inner, codes.is_signed(),
+    run_argmax(*context.table, in, layout.outer, layout.channels, layout.inner, codes.is_signed(),
                reinterpret_cast<int64_t*>(result.data()), context.threads);
   }
   return result.finish();

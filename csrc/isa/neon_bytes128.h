@@ -94,6 +94,12 @@ struct Bytes128 {
   static OCTAVO_INLINE B interleave_low(B a, B b) { return vzip1q_u8(a, b); }
   static OCTAVO_INLINE B interleave_high(B a, B b) { return vzip2q_u8(a, b); }
   static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t, B x, int64_t) { store(p, x); }
+
+  // 16 bytes, and those that `index` names.
+  using Lane = B;
+  static OCTAVO_INLINE Lane load_lane(const uint8_t* p) { return load(p); }
+  static OCTAVO_INLINE void store_lane(uint8_t* p, Lane x) { store(p, x); }
+  static OCTAVO_INLINE Lane pick(Lane x, Lane index) { return vqtbl1q_u8(x, index); }
 };
 
 }  // namespace

@@ -95,6 +95,22 @@ struct ScalarBytes {
   static OCTAVO_INLINE W no_words() { return {}; }
 
   static constexpr int kLanes16 = 0;  // a plain loop transposes as well
+
+  // 16 bytes, and those that `index` names.
+  struct Lane {
+    uint8_t v[16];
+  };
+  static OCTAVO_INLINE Lane load_lane(const uint8_t* p) {
+    Lane x;
+    __builtin_memcpy(x.v, p, 16);
+    return x;
+  }
+  static OCTAVO_INLINE void store_lane(uint8_t* p, Lane x) { __builtin_memcpy(p, x.v, 16); }
+  static OCTAVO_INLINE Lane pick(Lane x, Lane index) {
+    Lane y;
+    for (int i = 0; i < 16; ++i) y.v[i] = x.v[index.v[i]];
+    return y;
+  }
 };
 
 }  // namespace

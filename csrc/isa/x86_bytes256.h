@@ -97,6 +97,16 @@ struct Bytes256 {
     if (lanes > 1)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p + stride), _mm256_extracti128_si256(x, 1));
   }
+
+  // 16 bytes of a lane's size, and those that `index` names.
+  using Lane = __m128i;
+  static OCTAVO_INLINE Lane load_lane(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static OCTAVO_INLINE void store_lane(uint8_t* p, Lane x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x);
+  }
+  static OCTAVO_INLINE Lane pick(Lane x, Lane index) { return _mm_shuffle_epi8(x, index); }
 };
 
 }  // namespace

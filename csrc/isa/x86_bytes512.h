@@ -97,6 +97,16 @@ struct Bytes512 {
     if (lanes > 3)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 3 * stride), _mm512_extracti32x4_epi32(x, 3));
   }
+
+  // 16 bytes of a lane's size, and those that `index` names.
+  using Lane = __m128i;
+  static OCTAVO_INLINE Lane load_lane(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static OCTAVO_INLINE void store_lane(uint8_t* p, Lane x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x);
+  }
+  static OCTAVO_INLINE Lane pick(Lane x, Lane index) { return _mm_shuffle_epi8(x, index); }
 };
 
 }  // namespace

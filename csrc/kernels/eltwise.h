@@ -29,6 +29,10 @@ struct EltwiseKernels {
   void (*add)(const AddArgs& args);
   void (*multiply)(const AddArgs& args);  // a_scale is float32((as * bs) / ys), b_scale is not read
   void (*lookup)(const uint8_t* x, int64_t count, const uint8_t* table, uint8_t* y);
+  // Rows of `count` bytes, one after another in x, y_step apart in y; through a table, or (null) as
+  // they are; y may be x where there is one row.
+  void (*place)(const uint8_t* x, int64_t rows, int64_t count, const uint8_t* table, uint8_t* y,
+                int64_t y_step);
 };
 
 }  // namespace octavo
@@ -112,23 +116,44 @@ void eltwise_multiply(const AddArgs& args) {
                 : combine_codes<Isa, false>(args, product);
 }
 
+// y[i] = of(x[i]) for vectors of bytes.
+template <class Bytes, class Of>
+OCTAVO_INLINE void place_rows(const uint8_t* x, int64_t rows, int64_t count, uint8_t* y,
+                              int64_t y_step, const Of& of) {
+  for (int64_t row = 0; row < rows; ++row, x += count, y += y_step) {
+    map_bytes<Bytes>(count, y, [&](int64_t i, int64_t n) OCTAVO_INLINE_LAMBDA {
+      return of(load_bytes<Bytes>(x + i, n));
+    });
+  }
+}
+
 template <class Isa>
-void eltwise_lookup(const uint8_t* x, int64_t count, const uint8_t* table, uint8_t* y) {
+void eltwise_place(const uint8_t* x, int64_t rows, int64_t count, const uint8_t* table, uint8_t* y,
+                   int64_t y_step) {
   using Bytes = typename Isa::Bytes;
+  using B = typename Bytes::B;
+  if (!table)
+    return place_rows<Bytes>(x, rows, count, y, y_step, [](B b) OCTAVO_INLINE_LAMBDA { return b; });
   // Loading the table into registers costs as much as so many bytes one by one.
-  if (count < Bytes::kCount) {
-    for (int64_t i = 0; i < count; ++i) y[i] = table[x[i]];
+  if (rows * count < Bytes::kCount) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < count; ++i) y[row * y_step + i] = table[x[row * count + i]];
+    }
     return;
   }
   const typename Bytes::Lookup lookup(table);
-  map_bytes<Bytes>(count, y, [&](int64_t i, int64_t n) OCTAVO_INLINE_LAMBDA {
-    return lookup.of(load_bytes<Bytes>(x + i, n));
-  });
+  place_rows<Bytes>(x, rows, count, y, y_step,
+                    [&](B b) OCTAVO_INLINE_LAMBDA { return lookup.of(b); });
+}
+
+template <class Isa>
+void eltwise_lookup(const uint8_t* x, int64_t count, const uint8_t* table, uint8_t* y) {
+  eltwise_place<Isa>(x, 1, count, table, y, 0);
 }
 
 template <class Isa>
 constexpr EltwiseKernels eltwise_kernels() {
-  return {eltwise_add<Isa>, eltwise_multiply<Isa>, eltwise_lookup<Isa>};
+  return {eltwise_add<Isa>, eltwise_multiply<Isa>, eltwise_lookup<Isa>, eltwise_place<Isa>};
 }
 
 }  // namespace

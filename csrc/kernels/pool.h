@@ -3,13 +3,9 @@
 //   max       the greatest value under the window
 //   average   rint(float32(sum(x - xz)) * scale / float32(count)) + yz (DESIGN section 4, rule 8)
 //
-// A window is a grid of taps. Channels go by vectors, the last one repeating some of the one before
-// it (or, where there are fewer, in part); for each vector, a few outputs at a time:
-//
-//        x_step
-//   o . . o . . o . . o       outputs, whose windows begin at x + o * x_step
-//   |___________|
-//     one tile: each tap's offset is found once
+// A window is a grid of taps. Channels go by vectors, the last of which repeats some of the one
+// before it (where there are fewer channels than in a vector, it is not full). A tile is a few
+// vectors: of outputs side by side or, where there is but one output, of neighbouring channels.
 #pragma once
 
 #include <stdint.h>
@@ -50,51 +46,81 @@ struct PoolKernels {
 namespace octavo {
 namespace {
 
-// Calls body(x, y, n, tile) for each tile: x and y of its first output, n channels of
-// Bytes::kCount. `tile` is a type: its kOutputs says how many outputs there are.
-template <int N>
+// A few vectors of outputs, whose windows lie x_step apart.
+template <int kN>
 struct PoolTile {
-  static constexpr int kOutputs = N;
+  static constexpr int N = kN;
+  const uint8_t* x;
+  int64_t x_step;
+  uint8_t* y;
+  int64_t y_step;
+  int64_t count;  // of channels in a vector
+
+  template <class Bytes>
+  OCTAVO_INLINE typename Bytes::B load(const uint8_t* tap, int v) const {
+    return load_bytes<Bytes>(tap + v * x_step, count);
+  }
+  template <class Bytes>
+  OCTAVO_INLINE void store(typename Bytes::B value, int v) const {
+    store_bytes<Bytes>(y + v * y_step, value, count);
+  }
 };
-template <class Bytes, class Body>
+
+// body(tile) for `vectors` vectors: kN at a time, then one.
+template <int kN, class Body>
+OCTAVO_INLINE void for_each_tile_of(PoolTile<kN> tile, int64_t vectors, const Body& body) {
+  int64_t v = 0;
+  for (; v + kN <= vectors; v += kN) {
+    body(tile);
+    tile.x += kN * tile.x_step;
+    tile.y += kN * tile.y_step;
+  }
+  PoolTile<1> one{tile.x, tile.x_step, tile.y, tile.y_step, tile.count};
+  for (; v < vectors; ++v) {
+    body(one);
+    one.x += one.x_step;
+    one.y += one.y_step;
+  }
+}
+
+template <class Bytes, int kN, class Body>
 OCTAVO_INLINE void for_each_tile(const PoolArgs& args, const Body& body) {
-  constexpr int N = 4;
   constexpr int64_t kStep = Bytes::kCount;
-  for (int64_t c = 0; c < args.channels; c += kStep) {
-    const int64_t left = args.channels - c;
-    const int64_t at = left < kStep && c > 0 ? args.channels - kStep : c;
-    const int64_t n = args.channels < kStep ? args.channels : kStep;
-    const uint8_t* x = args.x + at;
-    uint8_t* y = args.y + at;
-    int64_t o = 0;
-    for (; o + N <= args.outputs; o += N, x += N * args.x_step, y += N * args.y_step)
-      body(x, y, n, PoolTile<N>());
-    for (; o < args.outputs; ++o, x += args.x_step, y += args.y_step) body(x, y, n, PoolTile<1>());
+  if (args.channels < kStep) {
+    for_each_tile_of<kN>({args.x, args.x_step, args.y, args.y_step, args.channels}, args.outputs,
+                         body);
+  } else if (args.outputs == 1) {
+    for_each_tile_of<kN>({args.x, kStep, args.y, kStep, kStep}, args.channels / kStep, body);
+    const int64_t last = args.channels - kStep;
+    if (args.channels % kStep) body(PoolTile<1>{args.x + last, 0, args.y + last, 0, kStep});
+  } else {
+    for (int64_t c = 0; c < args.channels; c += kStep) {
+      const int64_t at = args.channels - c < kStep ? args.channels - kStep : c;
+      for_each_tile_of<kN>({args.x + at, args.x_step, args.y + at, args.y_step, kStep},
+                           args.outputs, body);
+    }
   }
 }
 
 template <class Bytes, bool kSigned>
 void pool_max_of(const PoolArgs& args) {
-  using B = typename Bytes::B;
-  for_each_tile<Bytes>(
-      args, [&](const uint8_t* x, uint8_t* y, int64_t n, auto tile) OCTAVO_INLINE_LAMBDA {
-        constexpr int N = decltype(tile)::kOutputs;
-        B best[N];
+  const auto pool = [&](auto tile) OCTAVO_INLINE_LAMBDA {
+    constexpr int N = decltype(tile)::N;
+    typename Bytes::B best[N];
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) best[v] = tile.template load<Bytes>(tile.x, v);
+    for (int64_t i = 0; i < args.rows; ++i) {
+      const uint8_t* tap = tile.x + i * args.row_step;
+      for (int64_t j = 0; j < args.columns; ++j, tap += args.column_step) {
         OCTAVO_UNROLL
-        for (int o = 0; o < N; ++o) best[o] = load_bytes<Bytes>(x + o * args.x_step, n);
-        for (int64_t i = 0; i < args.rows; ++i) {
-          const uint8_t* tap = x + i * args.row_step;
-          for (int64_t j = 0; j < args.columns; ++j, tap += args.column_step) {
-            OCTAVO_UNROLL
-            for (int o = 0; o < N; ++o) {
-              best[o] = Bytes::template max<kSigned>(best[o],
-                                                     load_bytes<Bytes>(tap + o * args.x_step, n));
-            }
-          }
-        }
-        OCTAVO_UNROLL
-        for (int o = 0; o < N; ++o) store_bytes<Bytes>(y + o * args.y_step, best[o], n);
-      });
+        for (int v = 0; v < N; ++v)
+          best[v] = Bytes::template max<kSigned>(best[v], tile.template load<Bytes>(tap, v));
+      }
+    }
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) tile.template store<Bytes>(best[v], v);
+  };
+  for_each_tile<Bytes, 4>(args, pool);
 }
 
 template <class Isa>
@@ -124,54 +150,117 @@ struct AverageOf {
   }
 };
 
+// Sums in 16 bits hold as many bytes: 257 * 255 < 2^16.
+constexpr int64_t kWordTaps = 257;
+
+// Sums of N vectors of bytes, which widen() brings to 32 bits and begins anew.
+template <class Isa, int N>
+struct WordSums {
+  using Bytes = typename Isa::Bytes;
+  typename Bytes::W words[N][2];
+
+  OCTAVO_INLINE void clear() {
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) words[v][0] = words[v][1] = Bytes::no_words();
+  }
+  OCTAVO_INLINE void add(int v, typename Bytes::B x) { Bytes::add_words(words[v], x); }
+};
+
+// So few channels that a vector of 32-bit sums holds them, in two chains.
+template <class V, bool kSigned>
+void average_narrow(const PoolArgs& args, const AverageArgs& average) {
+  const AverageOf<V> average_of(average, args.rows * args.columns, false);
+  const uint8_t flip = average.y_signed ? 0 : 0x80;
+  const int64_t n = args.channels;
+  const auto load = [&](const uint8_t* p) OCTAVO_INLINE_LAMBDA {
+    return n == V::kLanes ? V::template load_codes<kSigned>(p)
+                          : V::template load_codes_part<kSigned>(p, n);
+  };
+  for (int64_t o = 0; o < args.outputs; ++o) {
+    typename V::I sum = V::set_i(0), more = sum;
+    for (int64_t i = 0; i < args.rows; ++i) {
+      const uint8_t* tap = args.x + o * args.x_step + i * args.row_step;
+      int64_t j = 0;
+      for (; j + 2 <= args.columns; j += 2, tap += 2 * args.column_step) {
+        sum = V::add_i(sum, load(tap));
+        more = V::add_i(more, load(tap + args.column_step));
+      }
+      if (j < args.columns) sum = V::add_i(sum, load(tap));
+    }
+    const typename V::I codes[1] = {average_of.of(V::add_i(sum, more))};
+    V::template store_codes_part<1>(args.y + o * args.y_step, codes, average.y_zero - flip, flip,
+                                    n);
+  }
+}
+
 template <class Isa>
 void pool_average(const PoolArgs& args, const AverageArgs& average) {
   using V = typename Isa::Vector;
   using Bytes = typename Isa::Bytes;
-  constexpr int64_t kWordTaps = 257;  // 257 * 255 < 2^16
+  if (args.channels <= V::kLanes)
+    return args.is_signed ? average_narrow<V, true>(args, average)
+                          : average_narrow<V, false>(args, average);
   const AverageOf<V> average_of(average, args.rows * args.columns, args.is_signed);
   const typename Bytes::B x_flip = Bytes::set(args.is_signed ? 0x80 : 0);
   const uint8_t flip = average.y_signed ? 0 : 0x80;
   const typename Bytes::B y_flip = Bytes::set(flip);
-  for_each_tile<Bytes>(
-      args, [&](const uint8_t* x, uint8_t* y, int64_t n, auto tile) OCTAVO_INLINE_LAMBDA {
-        constexpr int N = decltype(tile)::kOutputs;
-        typename V::I total[N][4];
-        typename Bytes::W words[N][2];
+  const auto clear = [](typename V::I(&total)[4]) OCTAVO_INLINE_LAMBDA {
+    for (auto& sum : total) sum = V::set_i(0);
+  };
+  const auto finish = [&](typename V::I(&total)[4]) OCTAVO_INLINE_LAMBDA {
+    OCTAVO_UNROLL
+    for (int i = 0; i < 4; ++i) total[i] = average_of.of(total[i]);
+    return Bytes::exclusive_or(Bytes::narrow(total, average.y_zero - flip), y_flip);
+  };
+  const auto few_taps = [&](auto tile) OCTAVO_INLINE_LAMBDA {
+    constexpr int N = decltype(tile)::N;
+    WordSums<Isa, N> sums;
+    sums.clear();
+    for (int64_t i = 0; i < args.rows; ++i) {
+      const uint8_t* tap = tile.x + i * args.row_step;
+      for (int64_t j = 0; j < args.columns; ++j, tap += args.column_step) {
         OCTAVO_UNROLL
-        for (int o = 0; o < N; ++o) {
-          for (auto& sum : total[o]) sum = V::set_i(0);
-          words[o][0] = words[o][1] = Bytes::no_words();
-        }
-        int64_t room = kWordTaps;
-        for (int64_t i = 0; i < args.rows; ++i) {
-          const uint8_t* tap = x + i * args.row_step;
-          for (int64_t j = 0; j < args.columns; ++j, tap += args.column_step) {
-            if (room == 0) {
-              OCTAVO_UNROLL
-              for (int o = 0; o < N; ++o) {
-                Bytes::widen_words(words[o], total[o]);
-                words[o][0] = words[o][1] = Bytes::no_words();
-              }
-              room = kWordTaps;
-            }
-            --room;
-            OCTAVO_UNROLL
-            for (int o = 0; o < N; ++o) {
-              const auto codes = load_bytes<Bytes>(tap + o * args.x_step, n);
-              Bytes::add_words(words[o], Bytes::exclusive_or(codes, x_flip));
-            }
-          }
-        }
-        OCTAVO_UNROLL
-        for (int o = 0; o < N; ++o) {
-          Bytes::widen_words(words[o], total[o]);
+        for (int v = 0; v < N; ++v)
+          sums.add(v, Bytes::exclusive_or(tile.template load<Bytes>(tap, v), x_flip));
+      }
+    }
+    OCTAVO_UNROLL
+    for (int v = 0; v < N; ++v) {
+      typename V::I total[4];
+      clear(total);
+      Bytes::widen_words(sums.words[v], total);
+      tile.template store<Bytes>(finish(total), v);
+    }
+  };
+  // In four chains, each of which adds at most kWordTaps taps before it is widened.
+  const auto many_taps = [&](auto tile) OCTAVO_INLINE_LAMBDA {
+    constexpr int N = 4;
+    WordSums<Isa, N> sums;
+    sums.clear();
+    typename V::I total[4];
+    clear(total);
+    for (int64_t i = 0; i < args.rows; ++i) {
+      const uint8_t* tap = tile.x + i * args.row_step;
+      for (int64_t j = 0; j < args.columns;) {
+        const int64_t last = args.columns - j < kWordTaps ? args.columns : j + kWordTaps;
+        for (; j + N <= last; j += N) {
           OCTAVO_UNROLL
-          for (int v = 0; v < 4; ++v) total[o][v] = average_of.of(total[o][v]);
-          const auto codes = Bytes::narrow(total[o], average.y_zero - flip);
-          store_bytes<Bytes>(y + o * args.y_step, Bytes::exclusive_or(codes, y_flip), n);
+          for (int v = 0; v < N; ++v, tap += args.column_step)
+            sums.add(v, Bytes::exclusive_or(tile.template load<Bytes>(tap, 0), x_flip));
         }
-      });
+        for (; j < last; ++j, tap += args.column_step)
+          sums.add(0, Bytes::exclusive_or(tile.template load<Bytes>(tap, 0), x_flip));
+        OCTAVO_UNROLL
+        for (int v = 0; v < N; ++v) Bytes::widen_words(sums.words[v], total);
+        sums.clear();
+      }
+    }
+    tile.template store<Bytes>(finish(total), 0);
+  };
+  if (args.rows * args.columns <= kWordTaps)
+    for_each_tile<Bytes, 4>(args, few_taps);
+  else
+    for_each_tile<Bytes, 1>(args, many_taps);
 }
 
 template <class Isa>

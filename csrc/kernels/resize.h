@@ -1,11 +1,11 @@
-// Bilinear interpolation of 8-bit images with the channels of a pixel side by side (DESIGN section
-// 4, rule 8): along a row into floats, then between two such rows into codes.
+// Resizing of 8-bit images (DESIGN section 4, rule 8).
 //
+//   pick          rows[i] and columns[j] of a plane: nearest neighbours
 //   lerp_columns  f = a + (b - a) * t of codes less their zero point, a and b from one row
 //   lerp_rows     rint((f + (g - f) * t) * multiplier) + zero_point
 //
-// Rows of floats hold, for each pixel, its channels padded to a multiple of what the ISA takes at
-// once (`channel_step`), in the ISA's own order.
+// The latter two take images with the channels of a pixel side by side. Rows of floats hold, for
+// each pixel, its channels padded to a multiple of `channel_step`, in the ISA's own order.
 #pragma once
 
 #include <stdint.h>
@@ -13,6 +13,19 @@
 #include "kernels/bytes.h"
 
 namespace octavo {
+
+// 16 neighbouring outputs come from 16 neighbouring inputs at most: outputs 16 b to 16 b + 15 (the
+// last 16, where there are fewer left) are the bytes of index[16 b ..] from base[b] on.
+struct PickArgs {
+  const uint8_t* x;  // a plane
+  int64_t x_step;    // bytes from row to row, at least 16
+  const int64_t* rows;
+  int64_t height;  // outputs; equal rows follow one another
+  const int64_t* base;
+  const uint8_t* index;
+  int64_t width;  // outputs, at least 16
+  uint8_t* y;     // height x width
+};
 
 struct LerpColumnsArgs {
   const uint8_t* x;
@@ -39,6 +52,7 @@ struct LerpRowsArgs {
 };
 
 struct ResizeKernels {
+  void (*pick)(const PickArgs& args);
   int channel_step;
   void (*lerp_columns)(const LerpColumnsArgs& args);
   void (*lerp_rows)(const LerpRowsArgs& args);
@@ -50,63 +64,114 @@ struct ResizeKernels {
 namespace octavo {
 namespace {
 
+template <class Isa>
+void resize_pick(const PickArgs& args) {
+  using Bytes = typename Isa::Bytes;
+  uint8_t* y = args.y;
+  for (int64_t i = 0; i < args.height;) {
+    const uint8_t* x = args.x + args.rows[i] * args.x_step;
+    int64_t copies = 1;
+    while (i + copies < args.height && args.rows[i + copies] == args.rows[i]) ++copies;
+    for (int64_t j = 0; j < args.width; j += 16) {
+      const auto index = Bytes::load_lane(args.index + j);
+      const auto lane = Bytes::pick(Bytes::load_lane(x + args.base[j / 16]), index);
+      uint8_t* at = y + (j + 16 <= args.width ? j : args.width - 16);
+      for (int64_t copy = 0; copy < copies; ++copy, at += args.width) Bytes::store_lane(at, lane);
+    }
+    i += copies;
+    y += copies * args.width;
+  }
+}
+
+// The channels of a pixel: whole(c) for vectors of bytes, part(c, n) for vectors of floats.
+template <class Isa, class Whole, class Part>
+OCTAVO_INLINE void for_each_channels(int64_t channels, const Whole& whole, const Part& part) {
+  constexpr int64_t kWhole = Isa::Bytes::kCount, kPart = Isa::Vector::kLanes;
+  int64_t c = 0;
+  for (; c + kWhole <= channels; c += kWhole) whole(c);
+  for (; c + kPart <= channels; c += kPart) part(c, kPart);
+  if (c < channels) part(c, channels - c);
+}
+
 template <class V>
 OCTAVO_INLINE typename V::F lerp(typename V::F a, typename V::F b, typename V::F t) {
   return V::add(a, V::mul(V::sub(b, a), t));
 }
 
-template <class Isa>
-void resize_lerp_columns(const LerpColumnsArgs& args) {
+template <class Isa, bool kSigned>
+void lerp_columns_of(const LerpColumnsArgs& args) {
   using V = typename Isa::Vector;
   using Bytes = typename Isa::Bytes;
-  constexpr int64_t kStep = Bytes::kCount;
-  const typename Bytes::B flip = Bytes::set(args.is_signed ? 0x80 : 0);
-  const typename V::F center = Bytes::center(args.zero_point + (args.is_signed ? 128 : 0));
+  const typename Bytes::B flip = Bytes::set(kSigned ? 0x80 : 0);
+  const typename V::F center = Bytes::center(args.zero_point + (kSigned ? 128 : 0));
+  const typename V::I zero = V::set_i(args.zero_point);
   float* y = args.y;
   for (int64_t o = 0; o < args.outputs; ++o) {
     const typename V::F t = V::set(args.t[o]);
-    for (int64_t c = 0; c < args.channels; c += kStep, y += kStep) {
-      const int64_t n = args.channels - c < kStep ? args.channels - c : kStep;
+    const uint8_t *left = args.x + args.left[o], *right = args.x + args.right[o];
+    const auto whole = [&](int64_t c) OCTAVO_INLINE_LAMBDA {
       typename V::F a[4], b[4];
-      const auto left = load_bytes<Bytes>(args.x + args.left[o] + c, n);
-      const auto right = load_bytes<Bytes>(args.x + args.right[o] + c, n);
-      Bytes::centered(Bytes::exclusive_or(left, flip), center, a);
-      Bytes::centered(Bytes::exclusive_or(right, flip), center, b);
+      Bytes::centered(Bytes::exclusive_or(Bytes::load(left + c), flip), center, a);
+      Bytes::centered(Bytes::exclusive_or(Bytes::load(right + c), flip), center, b);
       OCTAVO_UNROLL
       for (int v = 0; v < 4; ++v) V::store(y + v * V::kLanes, lerp<V>(a[v], b[v], t));
-    }
+      y += Bytes::kCount;
+    };
+    const auto part = [&](int64_t c, int64_t n) OCTAVO_INLINE_LAMBDA {
+      const auto load = [&](const uint8_t* p) OCTAVO_INLINE_LAMBDA {
+        return V::to_float(V::sub_i(n == V::kLanes ? V::template load_codes<kSigned>(p)
+                                                   : V::template load_codes_part<kSigned>(p, n),
+                                    zero));
+      };
+      V::store(y, lerp<V>(load(left + c), load(right + c), t));
+      y += V::kLanes;
+    };
+    for_each_channels<Isa>(args.channels, whole, part);
   }
+}
+
+template <class Isa>
+void resize_lerp_columns(const LerpColumnsArgs& args) {
+  args.is_signed ? lerp_columns_of<Isa, true>(args) : lerp_columns_of<Isa, false>(args);
 }
 
 template <class Isa>
 void resize_lerp_rows(const LerpRowsArgs& args) {
   using V = typename Isa::Vector;
   using Bytes = typename Isa::Bytes;
-  constexpr int64_t kStep = Bytes::kCount;
   const typename V::F t = V::set(args.t), scale = V::set(args.multiplier), most = V::set(0x1p20f);
   const uint8_t flip = args.is_signed ? 0 : 0x80;
   const typename Bytes::B y_flip = Bytes::set(flip);
+  const int32_t offset = args.zero_point - flip;
   const float *upper = args.upper, *lower = args.lower;
+  const auto code = [&]() OCTAVO_INLINE_LAMBDA {
+    const typename V::F value = lerp<V>(V::load(upper), V::load(lower), t);
+    upper += V::kLanes;
+    lower += V::kLanes;
+    return V::round(V::min(V::mul(value, scale), most));
+  };
   for (int64_t o = 0; o < args.outputs; ++o) {
     uint8_t* y = args.y + o * args.y_step;
-    for (int64_t c = 0; c < args.channels; c += kStep, upper += kStep, lower += kStep) {
-      const int64_t n = args.channels - c < kStep ? args.channels - c : kStep;
+    const auto whole = [&](int64_t c) OCTAVO_INLINE_LAMBDA {
       typename V::I codes[4];
       OCTAVO_UNROLL
-      for (int v = 0; v < 4; ++v) {
-        const typename V::F value =
-            lerp<V>(V::load(upper + v * V::kLanes), V::load(lower + v * V::kLanes), t);
-        codes[v] = V::round(V::min(V::mul(value, scale), most));
-      }
-      const auto bytes = Bytes::narrow(codes, args.zero_point - flip);
-      store_bytes<Bytes>(y + c, Bytes::exclusive_or(bytes, y_flip), n);
-    }
+      for (int v = 0; v < 4; ++v) codes[v] = code();
+      Bytes::store(y + c, Bytes::exclusive_or(Bytes::narrow(codes, offset), y_flip));
+    };
+    const auto part = [&](int64_t c, int64_t n) OCTAVO_INLINE_LAMBDA {
+      const typename V::I codes[1] = {code()};
+      if (n == V::kLanes)
+        V::template store_codes<1>(y + c, codes, offset, flip);
+      else
+        V::template store_codes_part<1>(y + c, codes, offset, flip, n);
+    };
+    for_each_channels<Isa>(args.channels, whole, part);
   }
 }
 
 template <class Isa>
 constexpr ResizeKernels resize_kernels() {
-  return {Isa::Bytes::kCount, resize_lerp_columns<Isa>, resize_lerp_rows<Isa>};
+  return {resize_pick<Isa>, Isa::Vector::kLanes, resize_lerp_columns<Isa>, resize_lerp_rows<Isa>};
 }
 
 }  // namespace

@@ -125,42 +125,58 @@ void run_lookup(const KernelTable& table, const uint8_t* x, int64_t count,
 void run_place(const KernelTable& table, const uint8_t* x, int64_t rows, int64_t count,
                const uint8_t* table_of_codes, uint8_t* y, int64_t y_stride, int threads) noexcept {
   note_kernel(table, "place_u8u8", "elementwise", rows, count, 1, threads);
-  for_each_run(rows, count, threads, [&](int64_t row, int64_t from, int64_t n) {
-    const uint8_t* in = x + row * count + from;
-    uint8_t* out = y + row * y_stride + from;
-    if (table_of_codes)
-      table.eltwise->lookup(in, n, table_of_codes, out);
-    else
-      std::memcpy(out, in, static_cast<size_t>(n));
+  if (rows == 1) {
+    for_each_run(1, count, threads, [&](int64_t, int64_t from, int64_t n) {
+      table.eltwise->place(x + from, 1, n, table_of_codes, y + from, 0);
+    });
+    return;
+  }
+  for_each_group(rows, count, threads, [&](int64_t first, int64_t last) {
+    table.eltwise->place(x + first * count, last - first, count, table_of_codes,
+                         y + first * y_stride, y_stride);
   });
 }
 
-void run_argmax(const uint8_t* x, int64_t outer, int64_t length, int64_t inner, bool is_signed,
-                int64_t* y, int threads) noexcept {
-  constexpr int64_t kColumns = 512;
+void run_argmax(const KernelTable& table, const uint8_t* x, int64_t outer, int64_t length,
+                int64_t inner, bool is_signed, int64_t* y, int threads) noexcept {
+  note_kernel(table, "argmax_u8", "columns", outer, inner, length, threads);
+  // Runs along columns, so that neighbouring results are found together; a last axis is turned
+  // first, `kLength` of it at a time.
+  constexpr int64_t kColumns = 256, kLength = 128;
+  const bool turns = inner == 1;
+  const int64_t columns = turns ? outer : inner, planes = turns ? 1 : outer;
+  const int64_t blocks = (columns + kColumns - 1) / kColumns;
   const uint8_t flip = is_signed ? 0x80 : 0;
-  const int64_t blocks = (inner + kColumns - 1) / kColumns;
-  const int64_t block_values = length * std::min(inner, kColumns);
-  for_each_group(outer * blocks, block_values, threads, [&](int64_t from, int64_t to) {
-    for (int64_t block = from; block < to; ++block) {
-      const int64_t first = block % blocks * kColumns, n = std::min(kColumns, inner - first);
-      const uint8_t* in = x + block / blocks * length * inner + first;
-      uint8_t best[kColumns];
-      int32_t index[kColumns];
-      for (int64_t i = 0; i < n; ++i) {
-        best[i] = in[i] ^ flip;
-        index[i] = 0;
-      }
-      for (int64_t k = 1; k < length; ++k) {
-        for (int64_t i = 0; i < n; ++i) {
-          const uint8_t value = in[k * inner + i] ^ flip;
-          index[i] = value > best[i] ? static_cast<int32_t>(k) : index[i];
-          best[i] = value > best[i] ? value : best[i];
-        }
-      }
-      std::copy_n(index, n, y + block / blocks * inner + first);
-    }
-  });
+  for_each_group(planes * blocks, length * std::min(columns, kColumns), threads,
+                 [&](int64_t from, int64_t to) {
+                   for (int64_t block = from; block < to; ++block) {
+                     const int64_t first = block % blocks * kColumns;
+                     const int64_t n = std::min(kColumns, columns - first);
+                     uint8_t best[kColumns], turned[kLength * kColumns];
+                     int32_t index[kColumns];
+                     for (int64_t k = 0; k < length; ++k) {
+                       const uint8_t* row = x + (block / blocks * length + k) * inner + first;
+                       if (turns) {
+                         if (k % kLength == 0)
+                           table.pack->transpose(x + first * length + k, length, n,
+                                                 std::min(kLength, length - k), turned, n);
+                         row = turned + k % kLength * n;
+                       }
+                       if (k == 0) {
+                         for (int64_t i = 0; i < n; ++i) {
+                           best[i] = row[i] ^ flip;
+                           index[i] = 0;
+                         }
+                       }
+                       for (int64_t i = 0; i < n; ++i) {
+                         const uint8_t value = row[i] ^ flip;
+                         index[i] = value > best[i] ? static_cast<int32_t>(k) : index[i];
+                         best[i] = value > best[i] ? value : best[i];
+                       }
+                     }
+                     std::copy_n(index, n, y + (turns ? first : block / blocks * inner + first));
+                   }
+                 });
 }
 
 }  // namespace octavo

@@ -43,7 +43,7 @@ void run_place(const KernelTable& table, const uint8_t* x, int64_t rows, int64_t
 
 // Index of the first of the greatest values along the middle axis of outer x length x inner codes,
 // length > 0.
-void run_argmax(const uint8_t* x, int64_t outer, int64_t length, int64_t inner, bool is_signed,
-                int64_t* y, int threads) noexcept;
+void run_argmax(const KernelTable& table, const uint8_t* x, int64_t outer, int64_t length,
+                int64_t inner, bool is_signed, int64_t* y, int threads) noexcept;
 
 }  // namespace octavo

@@ -42,6 +42,27 @@ std::pair<int64_t, int64_t> span(const std::vector<int64_t>& from, const std::ve
   return {from[static_cast<size_t>(first)], to[static_cast<size_t>(last - 1)] + 1};
 }
 
+// Rows of nearest pixels, one by one.
+void nearest_rows(const uint8_t* x, int64_t x_row, const int64_t* rows, int64_t height,
+                  const std::vector<int64_t>& columns, int64_t pixel, uint8_t* y) {
+  const auto y_row = columns.size() * static_cast<size_t>(pixel);
+  for (int64_t i = 0; i < height; ++i, y += y_row) {
+    if (i > 0 && rows[i] == rows[i - 1]) {
+      std::memcpy(y, y - y_row, y_row);
+      continue;
+    }
+    const uint8_t* from = x + rows[i] * x_row;
+    uint8_t* to = y;
+    for (const int64_t column : columns) {
+      if (pixel == 1)
+        *to = from[column];
+      else
+        std::memcpy(to, from + column * pixel, static_cast<size_t>(pixel));
+      to += pixel;
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<int64_t> nearest_inputs(int64_t in, int64_t out, Coordinates coordinates,
@@ -85,9 +106,33 @@ LinearAxis::LinearAxis(int64_t in, int64_t out, Coordinates coordinates)
   }
 }
 
+// Nearest columns as PickArgs wants them.
+struct PickColumns {
+  std::vector<int64_t> base;
+  std::vector<uint8_t> index;
+
+  // Leaves them empty where 16 outputs come from further apart, or a row is shorter than 16.
+  PickColumns(const std::vector<int64_t>& columns, int64_t in) {
+    const auto width = static_cast<int64_t>(columns.size());
+    if (width < 16 || in < 16) return;
+    for (int64_t j = 0; j < width; j += 16) {
+      const int64_t first = std::min(j, width - 16);
+      base.push_back(std::min(columns[static_cast<size_t>(first)], in - 16));
+      for (int64_t o = first; o < first + 16; ++o) {
+        const int64_t at = columns[static_cast<size_t>(o)] - base.back();
+        if (at > 15) {
+          base.clear();
+          return;
+        }
+        index.push_back(static_cast<uint8_t>(at));
+      }
+    }
+  }
+};
+
 void run_resize_nearest(const KernelTable& table, const uint8_t* x, const Images& in,
                         const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
-                        const uint8_t* codes, uint8_t* y, int threads) noexcept {
+                        const uint8_t* codes, uint8_t* y, int threads) {
   const auto height = static_cast<int64_t>(rows.size());
   const auto width = static_cast<int64_t>(columns.size());
   note_kernel(table, "resize_nearest_u8", "rows", in.batch, in.channels, height * width, threads);
@@ -95,23 +140,21 @@ void run_resize_nearest(const KernelTable& table, const uint8_t* x, const Images
   const int64_t pixel = in.channels_last ? in.channels : 1;
   const int64_t planes = in.channels_last ? in.batch : in.batch * in.channels;
   const int64_t x_row = in.width * pixel, y_row = width * pixel;
+  const PickColumns pick(pixel == 1 ? columns : std::vector<int64_t>(), in.width);
   for_each_group(planes * height, y_row, threads, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const auto at = static_cast<size_t>(row % height);
+    for (int64_t row = first, next; row < last; row = next) {
+      const int64_t plane = row / height, from = row % height;
+      const int64_t to = std::min(height, from + last - row);
+      next = row + to - from;
+      const uint8_t* in_plane = x + plane * in.height * x_row;
       uint8_t* out = y + row * y_row;
-      if (row > first && at > 0 && rows[at] == rows[at - 1]) {
-        std::memcpy(out, out - y_row, static_cast<size_t>(y_row));
-        continue;
-      }
-      const uint8_t* from = x + (row / height * in.height + rows[at]) * x_row;
-      if (pixel == 1) {
-        for (int64_t o = 0; o < width; ++o) out[o] = from[columns[static_cast<size_t>(o)]];
+      if (!pick.base.empty()) {
+        table.resize->pick({in_plane, x_row, rows.data() + from, to - from, pick.base.data(),
+                            pick.index.data(), width, out});
       } else {
-        for (int64_t o = 0; o < width; ++o)
-          std::memcpy(out + o * pixel, from + columns[static_cast<size_t>(o)] * pixel,
-                      static_cast<size_t>(pixel));
+        nearest_rows(in_plane, x_row, rows.data() + from, to - from, columns, pixel, out);
       }
-      if (codes) table.eltwise->lookup(out, y_row, codes, out);
+      if (codes) table.eltwise->lookup(out, (to - from) * y_row, codes, out);
     }
   });
 }

@@ -33,7 +33,7 @@ struct LinearAxis {
 // codes: null, or a table that each code goes through.
 void run_resize_nearest(const KernelTable& table, const uint8_t* x, const Images& in,
                         const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
-                        const uint8_t* codes, uint8_t* y, int threads) noexcept;
+                        const uint8_t* codes, uint8_t* y, int threads);
 
 struct LinearCodes {
   bool x_signed, y_signed;
