@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
@@ -20,6 +21,10 @@ constexpr int64_t kTileRows = 14;
 constexpr int64_t kTileColumns = 8;
 // Columns with taps outside the image that are computed one by one where the image lies.
 constexpr int64_t kMaxEdges = 8;
+// Blocks of a row from which the blocks that its ends take of their own cost less than a copy.
+constexpr int64_t kFewBlocks = 32;
+// Groups of taps from which a kernel that reloads them gains from loads that cross no line.
+constexpr int64_t kManyGroups = 8;
 // Bytes of padding that stand for a row outside the image, or of a row that is copied lest more
 // than the image is read.
 constexpr int64_t kRowBytes = 32 << 10;
@@ -111,9 +116,8 @@ class Depthwise {
     uint8_t* window;   // rows of the window, or copies of rows
     uint8_t* padding;  // a row of it
     int64_t padded;    // bytes of it that are filled
-    const uint8_t **rows, **outside;
-    const uint8_t* const** tables;
-    int64_t* offsets;
+    const uint8_t** rows;
+    const uint8_t** taps;  // [segment][row][kernel column]
     DepthwiseSegment* segments;
     void* local;
   };
@@ -123,16 +127,15 @@ class Depthwise {
     const int64_t window_bytes = slots(tile_rows_) * row_bytes_;
     const int64_t copied_bytes = copied_rows_ * (row_span_ + 2 * kernels_.block);
     const int64_t padding_bytes = std::max(in_place_ ? strip_bytes_ : 0, row_bytes_);
-    const int64_t bytes = std::max(window_bytes, copied_bytes) + padding_bytes + 2 * pointers * 8 +
-                          segments * (2 * g_.kernel_w * 8 + int64_t{sizeof(DepthwiseSegment)}) +
+    const int64_t bytes = std::max(window_bytes, copied_bytes) + padding_bytes +
+                          pointers * (1 + segments * g_.kernel_w) * 8 +
+                          segments * int64_t{sizeof(DepthwiseSegment)} +
                           depthwise_local_bytes(kernels_, w_.groups) + 8 * 64;
     char* memory = static_cast<char*>(scratch(ScratchSlot::kWindow, static_cast<size_t>(bytes)));
     tile.window = carve<uint8_t>(memory, std::max(window_bytes, copied_bytes));
     tile.padding = carve<uint8_t>(memory, padding_bytes);
     tile.rows = carve<const uint8_t*>(memory, pointers);
-    tile.outside = carve<const uint8_t*>(memory, pointers);
-    tile.tables = carve<const uint8_t* const*>(memory, segments * g_.kernel_w);
-    tile.offsets = carve<int64_t>(memory, segments * g_.kernel_w);
+    tile.taps = carve<const uint8_t*>(memory, segments * pointers * g_.kernel_w);
     tile.segments = carve<DepthwiseSegment>(memory, segments);
     tile.local = memory;
   }
@@ -185,6 +188,11 @@ class Depthwise {
     const int64_t block = kernels_.block, c = g_.out_c;
     flat_ = y_.pixel_stride == c && (round_up(c, block) - c) * 8 > c &&
             (!in_place_ || (g_.stride_w == 1 && pixel == c));
+    if (flat_ && g_.out_w * c < kFewBlocks * block) in_place_ = false;
+    // Many taps, each loaded anew for every output: worth aligning.
+    const bool is_aligned = (reinterpret_cast<uintptr_t>(x_.data) | pixel) % 64 == 0;
+    if (!w_.by_rows && w_.groups >= kManyGroups && g_.stride_w == 1 && !is_aligned)
+      in_place_ = false;
     if (!in_place_) return;
     // What a block reads beyond a row must still be of the images: else the row is copied, or, if
     // it is long, its last columns are left to a window.
@@ -227,10 +235,11 @@ class Depthwise {
     const int64_t block = kernels_.block;
     slab_channels_ = flat_ || in_place_ ? g_.out_c : block;
     pitch_ = flat_ ? g_.out_c : round_up(slab_channels_, block);
-    tile_rows_ = divide_up(g_.out_h, divide_up(g_.out_h, kTileRows));
+    tile_rows_ = g_.out_h;
     tile_columns_ = g_.out_w;
-    if (in_place_ && few_edges_) return count_tiles();
     const auto fits = [&] { return slots(tile_rows_) * row_bytes(tile_columns_) <= kWindowBytes; };
+    if (in_place_ || !fits()) tile_rows_ = divide_up(g_.out_h, divide_up(g_.out_h, kTileRows));
+    if (in_place_ && few_edges_) return count_tiles();
     const int64_t least = std::max(kTileColumns, unit_);
     while (!fits()) {
       const int64_t half = round_up(divide_up(tile_columns_, 2), unit_);
@@ -286,10 +295,10 @@ class Depthwise {
     a.row_step = consecutive_ ? g_.stride_h : g_.kernel_h;
     a.flip = flip_;
     a.kernel_h = g_.kernel_h;
+    a.kernel_w = g_.kernel_w;
     a.groups = w_.groups;
     a.by_rows = w_.by_rows;
-    a.slot_row = slot_row_;
-    a.slot_column = slot_column_;
+    a.slots = slots_;
     a.weights = w_.weights.data();
     a.sums = w_.sums.data();
     a.channels = g_.out_c;
@@ -304,9 +313,9 @@ class Depthwise {
     a.y = static_cast<char*>(y_.c.data) +
           (tile.image * y_.image_stride + tile.first * y_.row_stride + tile.channel) *
               (is_byte ? 1 : 4);
-    a.bias_s32 = y_.c.bias_s32;
-    a.multiplier = y_.c.multiplier;
-    a.bias = y_.c.bias_f32;
+    a.bias_s32 = bias_s32_;
+    a.multiplier = multiplier_;
+    a.bias = bias_f32_;
     a.activate = y_.c.activate;
     a.lo = y_.c.lo;
     a.hi = y_.c.hi;
@@ -340,22 +349,20 @@ class Depthwise {
         copy += row_span_ + 2 * kernels_.block;
         return row;
       });
-      for (int64_t r = 0; r < row_pointers(a.out_rows); ++r) tile.outside[r] = tile.padding;
+      const int64_t rows = row_pointers(a.out_rows);
+      const uint8_t** taps = tile.taps;
       a.segment_count = 0;
       for (int64_t x = begin; x < last;) {
         const bool inside = x >= inside_first_ && x < inside_last_;
-        DepthwiseSegment& segment = tile.segments[a.segment_count];
-        const uint8_t* const** rows = tile.tables + a.segment_count * kernel_w;
-        int64_t* offset = tile.offsets + a.segment_count * kernel_w;
+        const int64_t next = inside ? std::min(last, inside_last_) : x + 1;
+        tile.segments[a.segment_count++] = {taps, next - x, x * y_.pixel_stride};
         for (int64_t j = 0; j < kernel_w; ++j) {
           const int64_t at = x * stride - g_.pad_left + j * g_.dilation_w;
           const bool exists = at >= 0 && at < g_.in_w;
-          rows[j] = exists ? tile.rows : tile.outside;
-          offset[j] = exists ? at * pixel : 0;
+          for (int64_t r = 0; r < rows; ++r)
+            taps[r * kernel_w + j] = exists ? tile.rows[r] + at * pixel : tile.padding;
         }
-        const int64_t next = inside ? std::min(last, inside_last_) : x + 1;
-        segment = {rows, offset, next - x, x * y_.pixel_stride};
-        ++a.segment_count;
+        taps += rows * kernel_w;
         x = next;
       }
       kernels_.run(a);
@@ -402,17 +409,29 @@ class Depthwise {
     row_bytes_ = has_window ? row_bytes(tile_columns_) : 0;
     const int64_t kernel_w = g_.kernel_w;
     const auto slots = static_cast<int64_t>(w_.taps.size());
-    const int64_t bytes = kernel_w * int64_t{sizeof(Plane)} + (kernel_w + 2 * slots) * 8 + 4 * 64;
+    // Arrays over channels, which must repeat where a block passes the last one.
+    bias_s32_ = y_.c.bias_s32;
+    multiplier_ = y_.c.multiplier;
+    bias_f32_ = y_.c.bias_f32;
+    const int64_t repeated = g_.out_c % kernels_.block ? g_.out_c + kernels_.block - 1 : 0;
+    const int64_t bytes =
+        kernel_w * int64_t{sizeof(Plane)} + (kernel_w + slots) * 8 + 3 * repeated * 4 + 6 * 64;
     char* memory = static_cast<char*>(scratch(ScratchSlot::kColumns, static_cast<size_t>(bytes)));
+    const auto repeat = [&](auto*& values) {
+      if (!values || repeated == 0) return;
+      auto* copy = carve<std::decay_t<decltype(*values)>>(memory, repeated);
+      std::copy(values, values + g_.out_c, copy);
+      for (int64_t i = g_.out_c; i < repeated; ++i) copy[i] = copy[i - g_.out_c];
+      values = copy;
+    };
+    repeat(bias_s32_);
+    repeat(multiplier_);
+    repeat(bias_f32_);
     planes_ = carve<Plane>(memory, kernel_w);
     offset_ = carve<int64_t>(memory, kernel_w);
-    slot_row_ = carve<int64_t>(memory, slots);
-    slot_column_ = carve<int64_t>(memory, slots);
-    for (int64_t s = 0; s < slots; ++s) {
-      const int64_t tap = std::max<int64_t>(w_.taps[static_cast<size_t>(s)], 0);
-      slot_row_[s] = tap / kernel_w;
-      slot_column_[s] = tap % kernel_w;
-    }
+    slots_ = carve<int64_t>(memory, slots);
+    for (int64_t s = 0; s < slots; ++s)
+      slots_[s] = std::max<int64_t>(w_.taps[static_cast<size_t>(s)], 0);
     if (!has_window) return;
     int64_t begin = 0;
     each_plane(tile_columns_, [&](int64_t first, int64_t count, int64_t last) {
@@ -429,7 +448,6 @@ class Depthwise {
   void run_window(Tile& tile, int64_t begin, int64_t end) const {
     DepthwiseArgs a = arguments(tile);
     a.in_step = pitch_;
-    for (int64_t j = 0; j < g_.kernel_w; ++j) tile.tables[j] = tile.rows;
     for (; begin < end; begin += tile_columns_) {
       const int64_t columns = std::min(tile_columns_, end - begin);
       uint8_t* row = tile.window;
@@ -444,7 +462,11 @@ class Depthwise {
         row += row_bytes_;
         return filled;
       });
-      *tile.segments = {tile.tables, offset_, columns, begin * y_.pixel_stride};
+      for (int64_t r = 0; r < row_pointers(a.out_rows); ++r) {
+        for (int64_t j = 0; j < g_.kernel_w; ++j)
+          tile.taps[r * g_.kernel_w + j] = tile.rows[r] + offset_[j];
+      }
+      *tile.segments = {tile.taps, columns, begin * y_.pixel_stride};
       kernels_.run(a);
     }
   }
@@ -532,7 +554,9 @@ class Depthwise {
   Plane* planes_;
   int64_t plane_count_ = 0;
   int64_t row_bytes_;
-  int64_t *offset_, *slot_row_, *slot_column_;
+  int64_t *offset_, *slots_;
+  const int32_t* bias_s32_;
+  const float *multiplier_, *bias_f32_;
 };
 
 }  // namespace

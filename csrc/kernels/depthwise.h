@@ -35,9 +35,8 @@
 namespace octavo {
 
 struct DepthwiseSegment {
-  // Tap (i, j) of output row o, column k: rows[j][o * row_step + i] + offset[j] + k * in_step.
-  const uint8_t* const* const* rows;
-  const int64_t* offset;
+  // Tap (i, j) of output row o, column k: taps[(o * row_step + i) * kernel_w + j] + k * in_step.
+  const uint8_t* const* taps;
   int64_t columns;
   int64_t out;  // first value
 };
@@ -49,11 +48,10 @@ struct DepthwiseArgs {
   int64_t row_step;
   uint8_t flip;
 
-  int64_t kernel_h;
+  int64_t kernel_h, kernel_w;
   int64_t groups;
   bool by_rows;
-  const int64_t* slot_row;     // of each slot: kernel row
-  const int64_t* slot_column;  // and column; any where the weight is 0
+  const int64_t* slots;  // kernel row * kernel_w + column of each; any where the weight is 0
 
   const void* weights;
   const int32_t* sums;  // C + block - 1 values
@@ -68,7 +66,7 @@ struct DepthwiseArgs {
 
   void* local;  // local_bytes() of scratch, aligned to 64
 
-  // As GemmArgs has it; arrays hold C values.
+  // As GemmArgs has it; arrays hold C + block - 1 values, of which channels repeat behind C.
   GemmOutput output;
   void* y;
   const int32_t* bias_s32;  // null: none
@@ -105,7 +103,7 @@ constexpr bool depthwise_by_rows(int64_t kernel_h, int64_t kernel_w) {
 
 // Bytes of scratch that run() needs.
 constexpr int64_t depthwise_local_bytes(const DepthwiseKernels& k, int64_t groups) {
-  return groups * k.taps * (k.block * k.weight_bytes + 8) + 6 * k.block * 4 + 8 * 64;
+  return groups * k.taps * (k.block * k.weight_bytes + 8) + 2 * k.block * 4 + 4 * 64;
 }
 
 }  // namespace octavo
@@ -120,8 +118,7 @@ template <class Isa>
 struct DepthwiseColumn {
   using T = typename Isa::Depthwise;
   const DepthwiseArgs& a;
-  const uint8_t* const* const* rows;
-  const int64_t* offset;
+  const uint8_t* const* taps;
   const typename T::Weight* weights;  // [part][group][vector][lane][tap]
   const int32_t* start;               // in the order of accumulators
   const float* multiplier;            // likewise
@@ -232,26 +229,37 @@ void depthwise_taps(const DepthwiseColumn<Isa>& c) {
   const DepthwiseStore<Isa, kPart, kOutput> store(c);
   for (int64_t o = 0; o < out_rows; ++o) {
     for (int64_t s = 0; s < groups * T::kTaps; ++s)
-      pointers[s] = c.rows[a.slot_column[s]][o * a.row_step + a.slot_row[s]] +
-                    c.offset[a.slot_column[s]] + c.in;
+      pointers[s] = c.taps[o * a.row_step * a.kernel_w + a.slots[s]] + c.in;
     int64_t at = 0;
     for (int64_t k = 0; k < count; ++k, at += c.in_step) {
-      typename V::I acc[N];
+      typename V::I acc[N], second[N];
       OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v) acc[v] = V::load_i(start + v * V::kLanes);
+      for (int v = 0; v < N; ++v) {
+        acc[v] = V::load_i(start + v * V::kLanes);
+        second[v] = V::set_i(0);
+      }
       const typename T::Weight* w = weights;
       const uint8_t* const* pointer = pointers;
-      for (int64_t g = 0; g < groups; ++g) {
+      const auto group = [&](typename V::I(&sums)[N]) OCTAVO_INLINE_LAMBDA {
         const uint8_t* p[T::kTaps];
         OCTAVO_UNROLL
         for (int t = 0; t < T::kTaps; ++t) p[t] = pointer[t] + at;
         typename T::Taps x[N];
         T::template load_taps<kPart, T::kTaps>(p, flip, x);
         OCTAVO_UNROLL
-        for (int v = 0; v < N; ++v) T::dot(acc[v], x[v], T::load_weights(w + v * kVectorWeights));
+        for (int v = 0; v < N; ++v) T::dot(sums[v], x[v], T::load_weights(w + v * kVectorWeights));
         w += N * kVectorWeights;
         pointer += T::kTaps;
+      };
+      // Two sets of accumulators hide the latency of a product.
+      int64_t left = groups;
+      for (; left >= 2; left -= 2) {
+        group(acc);
+        group(second);
       }
+      if (left) group(acc);
+      OCTAVO_UNROLL
+      for (int v = 0; v < N; ++v) acc[v] = V::add_i(acc[v], second[v]);
       store(o, k, acc);
     }
   }
@@ -273,8 +281,7 @@ struct DepthwiseRows {
   using Acc = typename V::I[kAges][N];
   using Weights = typename T::Weights;
 
-  const uint8_t* const* rows[kW];
-  int64_t offset[kW];
+  const uint8_t* const* taps;
   const int32_t* start;
   const typename T::Weight* weights;
   int64_t out_rows;
@@ -283,16 +290,12 @@ struct DepthwiseRows {
   DepthwiseStore<Isa, kPart, kOutput> store;
 
   explicit OCTAVO_INLINE DepthwiseRows(const DepthwiseColumn<Isa>& c)
-      : start(c.start + kPart * N * V::kLanes),
+      : taps(c.taps),
+        start(c.start + kPart * N * V::kLanes),
         weights(c.weights + kPart * c.a.groups * N * kVectorWeights),
         out_rows(c.a.out_rows),
         flip(T::broadcast_flip(c.a.flip)),
         store(c) {
-    OCTAVO_UNROLL
-    for (int t = 0; t < kW; ++t) {
-      rows[t] = c.rows[t];
-      offset[t] = c.offset[t] + c.in;
-    }
     if (kHoldsWeights) {
       OCTAVO_UNROLL
       for (int i = 0; i < (kHoldsWeights ? kWeights : 1); ++i) {
@@ -301,17 +304,17 @@ struct DepthwiseRows {
       }
     }
   }
-  OCTAVO_INLINE Weights weight(int i) const {
-    return kHoldsWeights ? held[kHoldsWeights ? i : 0]
-                         : T::load_weights(weights + i * kVectorWeights);
-  }
-
   // Rows of step s to outputs of ages kFirst .. kLast.
   template <int kPhase, int kFirst, int kLast>
   OCTAVO_INLINE void step(int64_t s, int64_t at, Acc& acc) const {
+    // GCC 12 takes equal loads of several steps together, and spills what it then has to keep.
+    const int32_t* first = start;
+    const typename T::Weight* w = weights;
+    Isa::U8S8::keep_pointer(first);
+    Isa::U8S8::keep_pointer(w);
     if constexpr (kFirst == 0) {
       OCTAVO_UNROLL
-      for (int v = 0; v < N; ++v) acc[kPhase][v] = V::load_i(start + v * V::kLanes);
+      for (int v = 0; v < N; ++v) acc[kPhase][v] = V::load_i(first + v * V::kLanes);
     }
     OCTAVO_UNROLL
     for (int j = 0; j < kS; ++j) {
@@ -322,7 +325,7 @@ struct DepthwiseRows {
         OCTAVO_UNROLL
         for (int t = 0; t < T::kTaps; ++t) {
           const int column = q * T::kTaps + t < kW ? q * T::kTaps + t : kW - 1;
-          p[t] = rows[column][s * kS + j] + offset[column] + at;
+          p[t] = taps[(s * kS + j) * kW + column] + at;
         }
         typename T::Taps x[N];
         if ((q + 1) * T::kTaps <= kW)
@@ -334,9 +337,12 @@ struct DepthwiseRows {
           const int i = d * kS + j;
           if (i >= kH) continue;
           OCTAVO_UNROLL
-          for (int v = 0; v < N; ++v)
+          for (int v = 0; v < N; ++v) {
+            const int at_weight = (i * kGroupsOfRow + q) * N + v;
             T::dot(acc[(kPhase + kAges - d) % kAges][v], x[v],
-                   weight((i * kGroupsOfRow + q) * N + v));
+                   kHoldsWeights ? held[kHoldsWeights ? at_weight : 0]
+                                 : T::load_weights(w + at_weight * kVectorWeights));
+          }
         }
       }
     }
@@ -373,7 +379,7 @@ struct DepthwiseRows {
   static void run(const DepthwiseColumn<Isa>& c) {
     const DepthwiseRows self(c);
     const int64_t count = c.count, in_step = c.in_step;
-    int64_t at = 0;
+    int64_t at = c.in;
     for (int64_t k = 0; k < count; ++k, at += in_step) {
       Acc acc;
       self.template begin<0>(at, acc);
@@ -428,18 +434,6 @@ OCTAVO_INLINE bool depthwise_below_one(const float* multiplier) {
   return V::reduce_max(most) < 1.0f;
 }
 
-// values[first .. first + block) of an array that repeats after `channels`.
-template <class T, class X>
-OCTAVO_INLINE const X* depthwise_pick(const X* values, int64_t first, int64_t channels,
-                                      X* scratch) {
-  if (first + T::kBlock <= channels) return values + first;
-  for (int i = 0; i < T::kBlock; ++i) {
-    scratch[i] = values[first];
-    if (++first == channels) first = 0;
-  }
-  return scratch;
-}
-
 // The weights, starts and multipliers of a block in the order of accumulators.
 template <class Isa, int kPart>
 OCTAVO_INLINE void depthwise_order(const DepthwiseArgs& a, int64_t channel, const int32_t* bias,
@@ -489,9 +483,6 @@ void depthwise_run(const DepthwiseArgs& a) {
   };
   auto* start = static_cast<int32_t*>(take(kBlock * 4));
   auto* ordered = static_cast<float*>(take(kBlock * 4));
-  auto* picked_bias = static_cast<int32_t*>(take(kBlock * 4));
-  auto* picked_multiplier = static_cast<float*>(take(kBlock * 4));
-  auto* picked_float = static_cast<float*>(take(kBlock * 4));
   auto* pointers = static_cast<const uint8_t**>(take(a.groups * T::kTaps * 8));
   auto* weights = reinterpret_cast<typename T::Weight*>(memory);
   const bool codes = a.output == GemmOutput::kU8 || a.output == GemmOutput::kS8;
@@ -521,14 +512,9 @@ void depthwise_run(const DepthwiseArgs& a) {
   }
   for (int64_t p = 0; p < period; ++p) {
     const int64_t here = p * kBlock, channel = (a.first_channel + here) % a.channels;
-    const int32_t* bias =
-        a.bias_s32 ? depthwise_pick<T>(a.bias_s32, channel, a.channels, picked_bias) : nullptr;
-    const float* multiplier =
-        a.output == GemmOutput::kS32
-            ? nullptr
-            : depthwise_pick<T>(a.multiplier, channel, a.channels, picked_multiplier);
-    const float* bias_f32 =
-        a.bias && !codes ? depthwise_pick<T>(a.bias, channel, a.channels, picked_float) : nullptr;
+    const int32_t* bias = a.bias_s32 ? a.bias_s32 + channel : nullptr;
+    const float* multiplier = a.output == GemmOutput::kS32 ? nullptr : a.multiplier + channel;
+    const float* bias_f32 = a.bias ? a.bias + channel : nullptr;
     depthwise_order<Isa, 0>(a, channel, bias, multiplier, weights, start, ordered);
     if constexpr (T::kParts == 2)
       depthwise_order<Isa, 1>(a, channel, bias, multiplier, weights, start, ordered);
@@ -536,23 +522,10 @@ void depthwise_run(const DepthwiseArgs& a) {
 
     for (int64_t i = 0; i < a.segment_count; ++i) {
       const DepthwiseSegment& segment = a.segments[i];
-      DepthwiseColumn<Isa> c = {a,
-                                segment.rows,
-                                segment.offset,
-                                weights,
-                                start,
-                                ordered,
-                                &store,
-                                multiplier,
-                                bias_f32,
-                                pointers,
-                                here,
-                                a.in_step,
-                                segment.out + here,
-                                a.out_step,
-                                segment.columns,
-                                a.slab - here,
-                                a.slab - here};
+      DepthwiseColumn<Isa> c = {
+          a,          segment.taps,    weights,       start,        ordered,   &store,
+          multiplier, bias_f32,        pointers,      here,         a.in_step, segment.out + here,
+          a.out_step, segment.columns, a.slab - here, a.slab - here};
       if (a.slab == 0) {
         const int64_t length = segment.columns * a.channels;
         if (length <= here) continue;
