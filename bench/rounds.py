@@ -1,8 +1,9 @@
 """Timing of several calls against each other: interleaved rounds in random order, medians.
 
 In every round each entrant is called a few times untimed (the caches hold its operands again),
-then in three batches whose median is the round's figure. Two entrants are compared by the median
-of their ratios round by round, so that a slow second of the machine touches both.
+then in batches whose median is the round's figure. Batches are short beside the slices of a busy
+machine's scheduler: most of them pass undisturbed, and the median is one of these. Two entrants are
+compared by the median of their ratios round by round, so that a slow second touches both.
 """
 
 import gc
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-BATCHES = 3
+BATCHES = 3  # at least, unless one call takes an entrant's whole share
+BATCH_SECONDS = 3e-4
 WARM_SECONDS = 2e-4
 
 
@@ -100,8 +102,8 @@ def time_rounds(
                     times[entrant.name].append(1 / entrant.measure(share))
                     continue
                 once = estimate[entrant.name]
-                batches = BATCHES if once * BATCHES < share else 1
-                calls = max(1, round(share / batches / once))
+                calls = max(1, round(min(BATCH_SECONDS, share / BATCHES) / once))
+                batches = max(1, round(share / (calls * once)))
                 with entrant.context():
                     batch_seconds(entrant.call, max(1, min(calls, round(WARM_SECONDS / once))))
                     spent = [batch_seconds(entrant.call, calls) for _ in range(batches)]
