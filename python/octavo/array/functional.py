@@ -125,8 +125,7 @@ def quantize(
         _refuse({**given, "qparams": None}, "qparams, which holds them")
         if name not in {"int8", qparams.dtype}:
             raise ValueError(f"dtype is {name!r}, qparams has {qparams.dtype!r}; expected the same")
-        name, axis = qparams.dtype, qparams.axis
-        scale, zero_point = qparams.scale, qparams.zero_point
+        return _quantize_by(values, qparams)
     kept = affine.normalized_axis(axis, values.ndim)
     size = affine.check_group_size(group_size, kept, values.ndim)
     if scale is not None:
@@ -137,9 +136,7 @@ def quantize(
         affine.check_scale_shape(scales, "x", values.shape, kept, size)
         zero_points = as_zero_point(0 if zero_point is None else zero_point, name, scales.shape)
         codes = affine.to_codes(values, scales, zero_points, name, kept, size)
-        if qparams is not None and qparams.axis != kept:
-            qparams = None  # counts its axis from the end
-        return wrap_codes(codes, scales, zero_points, name, kept, size, qparams)
+        return wrap_codes(codes, scales, zero_points, name, kept, size)
     if zero_point is not None:
         raise ValueError("zero_point is given without scale; expected both or neither")
     balanced = name.startswith("int") if symmetric is None else bool(symmetric)
@@ -150,6 +147,16 @@ def quantize(
         # Values beyond the chosen range stay within the symmetric codes too.
         np.maximum(codes, codes.dtype.type(RANGES[name][0] + 1), out=codes)
     return wrap_codes(codes, scales, zero_points, name, kept, size)
+
+
+def _quantize_by(x: NDArray[np.float32], qparams: QParams) -> QTensor:
+    """Quantize by parameters that were checked when they were made."""
+    kept = affine.normalized_axis(qparams.axis, x.ndim)
+    scale, zero_point, dtype = qparams.scale, qparams.zero_point, qparams.dtype
+    affine.check_scale_shape(scale, "x", x.shape, kept, None)
+    codes = affine.to_codes(x, scale, zero_point, dtype, kept, None)
+    same = qparams if qparams.axis == kept else None  # else it counts its axis from the end
+    return wrap_codes(codes, scale, zero_point, dtype, kept, None, same)
 
 
 def _refuse(given: dict[str, Any], reason: str) -> None:
