@@ -26,10 +26,12 @@ enum Kind {
 };
 
 // What a field means differs by kind; see the functions below.
-#define TENSOR_FIELDS(X)                                                                           \
-  X(kind)                                                                                          \
-  X(n) X(rows) X(columns) X(outputs) X(gap) X(a_signed) X(b_signed) X(y_signed) X(zeros) X(scales) \
-      X(narrow) X(in_place) X(one) X(sides) X(seed)
+#define TENSOR_FIELDS(X)                                                                        \
+  X(kind)                                                                                       \
+  X(n)                                                                                          \
+  X(rows)                                                                                       \
+  X(columns) X(outputs) X(gap) X(a_signed) X(b_signed) X(y_signed) X(zeros) X(scales) X(narrow) \
+      X(in_place) X(one) X(sides) X(seed)
 OCTAVO_CASE(TensorCase, "tensor", TENSOR_FIELDS)
 
 Side side(const TensorCase& c, int buffer) {
@@ -92,12 +94,17 @@ struct TensorTest {
                                         : c.zeros == 2 ? 255
                                                        : random.below(256));
   }
-  // Ties, ordinary ones, and such that results leave int32.
+  // Ties (exact ones, and decimal ones, which one rounding more or less decides), ordinary ones,
+  // and such that results leave int32.
   float scale(const TensorCase& c, float ordinary, Random& random) {
-    const float ties[] = {0.5f, 0.25f, 1.5f};
+    const float ties[] = {0.5f, 0.25f, 1.0f, 1.5f, 0.1f, 0.3f, 0.7f};
     if (c.scales == 1) return random.pick(ties) * (ordinary < 0.01f ? 0x1p-6f : 1.0f);
     if (c.scales == 2) return static_cast<float>(1e20 * random.unit());
     return static_cast<float>(ordinary * (0.2 + random.unit()));
+  }
+  static float weight(Random& random) {
+    const float ties[] = {0.0f, 0.5f, 0.25f, 0.1f, 0.3f};
+    return random.chance(3) ? static_cast<float>(random.unit()) : random.pick(ties);
   }
   static float value(uint8_t code, bool is_signed, int32_t zero) {
     return static_cast<float>(code_value(code, is_signed) - zero);
@@ -268,9 +275,9 @@ struct TensorTest {
     for (size_t o = 0; o < outputs; ++o) {
       left[o] = random.below(c.columns) * pixel;
       right[o] = random.below(c.columns) * pixel;
-      t[o] = random.chance(4) ? 0.5f : static_cast<float>(random.unit());
+      t[o] = weight(random);
     }
-    const float between = random.chance(4) ? 0.0f : static_cast<float>(random.unit());
+    const float between = weight(random);
     const int32_t x_zero = zero_point(c, is_signed, random);
     const int32_t y_zero = zero_point(c, y_signed, random);
     const float multiplier = scale(c, 0.8f, random);
