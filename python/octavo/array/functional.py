@@ -155,8 +155,10 @@ def _quantize_by(x: NDArray[np.float32], qparams: QParams) -> QTensor:
     scale, zero_point, dtype = qparams.scale, qparams.zero_point, qparams.dtype
     affine.check_scale_shape(scale, "x", x.shape, kept, None)
     codes = affine.to_codes(x, scale, zero_point, dtype, kept, None)
-    same = qparams if qparams.axis == kept else None  # else it counts its axis from the end
-    return wrap_codes(codes, scale, zero_point, dtype, kept, None, same)
+    if qparams.axis == kept and dtype in ("int8", "uint8"):
+        return wrap_result(codes, qparams)
+    # 4 bits, or an axis that is counted from the end.
+    return wrap_codes(codes, scale, zero_point, dtype, kept)
 
 
 def _refuse(given: dict[str, Any], reason: str) -> None:

@@ -454,17 +454,14 @@ def wrap_codes(
     dtype: str,
     axis: int | None = None,
     group_size: int | None = None,
-    qparams: QParams | None = None,
 ) -> QTensor:
     """Wrap valid codes, one a byte, that nobody else writes to."""
     storage = _pack_nibbles(codes) if dtype in _NIBBLES else codes
-    return _from_storage(
-        storage, codes.shape, dtype, scale, zero_point, axis, group_size, False, qparams
-    )
+    return _from_storage(storage, codes.shape, dtype, scale, zero_point, axis, group_size)
 
 
 def wrap_result(codes: NDArray[Any], qparams: QParams) -> QTensor:
-    """Wrap an operator's fresh 8-bit result, of one scale."""
+    """Wrap fresh 8-bit codes; `qparams` counts its axis from the front."""
     codes.flags.writeable = False
     q = _new(QTensor)
     q._set(
@@ -473,7 +470,7 @@ def wrap_result(codes: NDArray[Any], qparams: QParams) -> QTensor:
         qparams._dtype,
         qparams._scale,
         qparams._zero_point,
-        None,
+        qparams._axis,
         None,
         False,
         qparams,
