@@ -291,14 +291,21 @@ def onnx_entrant(
     constants: Mapping[str, Array],
     out: Array,
     answer: str = "",
+    bound: bool = True,
 ) -> Entrant:
-    """A model for onnxruntime, its buffers bound."""
+    """A model for onnxruntime; its buffers bound, or its result a new array in every call."""
     ort = importlib.import_module("onnxruntime")
     session = ort.InferenceSession(
         onnx_model(kind, nodes, feeds, constants, out),
         _session_options(),
         providers=["CPUExecutionProvider"],
     )
+
+    def fresh() -> Array:
+        return np.asarray(session.run(None, feeds)[0])
+
+    if not bound:
+        return Entrant(name, kind, "onnxruntime", fresh, fresh, answer=answer)
     binding = session.io_binding()
     for label, array in feeds.items():
         binding.bind_ortvalue_input(label, ort.OrtValue.ortvalue_from_numpy(array))
@@ -407,6 +414,7 @@ def onnx_quantize(e: Elements) -> Entrant:
         {"x": e.x},
         _tensor_parameters(),
         np.zeros_like(e.codes),
+        bound=False,  # as oc.quantize, which gives a new QTensor
     )
 
 
@@ -418,6 +426,7 @@ def onnx_quantize_channels(e: Elements) -> Entrant:
         {"x": e.x},
         _row_parameters(e),
         np.zeros_like(e.codes),
+        bound=False,  # as oc.quantize, which gives a new QTensor
     )
 
 
