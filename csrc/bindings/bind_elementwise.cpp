@@ -210,48 +210,6 @@ py::tuple quantize_rows(const py::object& x) {
   return py::make_tuple(q, scale, zero_point);
 }
 
-py::object grouped_matmul(const py::object& x, const py::object& codes, const py::object& scale,
-                          const py::object& zero_point, int64_t group_size) {
-  const ArrayView a = float_array(x, "x"), w = view_of(codes.ptr(), "codes");
-  const ArrayView s = float_array(scale, "scale");
-  const Type dtype = type_of(w);
-  if (dtype != Type::kInt8 && dtype != Type::kUInt8)
-    raise_type("codes must be int8 or uint8, got ", dtype_name(w));
-  if (a.ndim != 2 || w.ndim != 2 || a.shape[1] != w.shape[1])
-    raise_value("x has shape ", shape_text(a.shape, a.ndim), ", codes ",
-                shape_text(w.shape, w.ndim), "; they must be (M, K) and (N, K)");
-  if (group_size < 1) raise_value("group_size must be at least 1, got ", group_size);
-  const int64_t m = a.shape[0], k = a.shape[1], n = w.shape[0];
-  const int64_t groups = (k + group_size - 1) / group_size;
-  const Shape expected{n, groups};
-  auto check_groups = [&](const ArrayView& array, const char* name) {
-    if (array.ndim != 2 || array.shape[0] != n || array.shape[1] != groups)
-      raise_value(name, " has shape ", shape_text(array.shape, array.ndim), ", expected ",
-                  shape_text(expected));
-  };
-  check_groups(s, "scale");
-  py::array zeros = no_array();
-  if (!zero_point.is_none()) {
-    const ArrayView z = view_of(zero_point.ptr(), "zero_point");
-    if (type_of(z) != Type::kInt32) raise_type("zero_point must be int32, got ", dtype_name(z));
-    check_groups(z, "zero_point");
-    zeros = contiguous(z, Type::kInt32);
-  }
-  py::array_t<float> y({m, n});
-  const py::array values = contiguous(a, Type::kFloat32), weights = contiguous(w, dtype);
-  const py::array scales = contiguous(s, Type::kFloat32);
-  const CallContext context = call_context();
-  {
-    const NativeScope scope(m * n * k);
-    run_grouped_matmul(*context.table, static_cast<const float*>(values.data()), m, k,
-                       static_cast<const uint8_t*>(weights.data()), dtype == Type::kInt8, n,
-                       static_cast<const float*>(scales.data()),
-                       zero_point.is_none() ? nullptr : static_cast<const int32_t*>(zeros.data()),
-                       group_size, y.mutable_data(), context.threads);
-  }
-  return y;
-}
-
 }  // namespace
 
 void register_elementwise(py::module_& m) {
@@ -309,9 +267,6 @@ array([[138, 123]], dtype=uint8)
         "Least and greatest value, of all or of each index along `axis`.");
   m.def("quantize_rows", &quantize_rows, py::arg("x"),
         "uint8 codes of each row by its own range, with scales and zero points.");
-  m.def("grouped_matmul", &grouped_matmul, py::arg("x"), py::arg("codes"), py::arg("scale"),
-        py::arg("zero_point"), py::arg("group_size"),
-        "x (M, K) times the transpose of codes (N, K) with a scale for each group along K.");
 }
 
 }  // namespace octavo

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "ops/runs.h"
 #include "runtime/thread_pool.h"
@@ -105,44 +104,6 @@ void run_quantize_rows(const KernelTable& table, const float* x, int64_t rows, i
     const int64_t first = task * group, count = std::min(group, rows - first);
     table.quantize->quantize_rows(x + first * k, k, count, k, q + first * k, k, scale + first,
                                   zero_point + first);
-  });
-}
-
-void run_grouped_matmul(const KernelTable& table, const float* x, int64_t m, int64_t k,
-                        const uint8_t* w, bool is_signed, int64_t n, const float* scale,
-                        const int32_t* zero_point, int64_t group_size, float* y, int threads) {
-  note_kernel(table, "gemm_s8u8f32", "plain loops", m, n, k, threads);
-  const int64_t groups = (k + group_size - 1) / group_size;
-  std::vector<int8_t> codes(static_cast<size_t>(m * k));
-  std::vector<float> x_scale(static_cast<size_t>(m));
-  for (int64_t i = 0; i < m; ++i) {
-    float largest = 0.0f;
-    bool finite = true;
-    for (int64_t j = 0; j < k; ++j) {
-      finite &= std::isfinite(x[i * k + j]);
-      largest = std::max(largest, std::fabs(x[i * k + j]));
-    }
-    float s = largest > 0.0f ? std::max(largest / 127.0f, 0x1p-126f) : 1.0f;
-    for (int64_t j = 0; finite && j < k; ++j)
-      codes[static_cast<size_t>(i * k + j)] =
-          static_cast<int8_t>(std::nearbyint(std::clamp(x[i * k + j] / s, -127.0f, 127.0f)));
-    x_scale[static_cast<size_t>(i)] = finite ? s : std::numeric_limits<float>::quiet_NaN();
-  }
-  parallel_for(static_cast<int>(m), threads, [&](int row) {
-    const int8_t* a = codes.data() + int64_t{row} * k;
-    for (int64_t column = 0; column < n; ++column) {
-      const uint8_t* b = w + column * k;
-      float sum = 0.0f;
-      for (int64_t g = 0; g < groups; ++g) {
-        const int64_t end = std::min(k, (g + 1) * group_size);
-        const int32_t zero = zero_point ? zero_point[column * groups + g] : 0;
-        int64_t products = 0;
-        for (int64_t j = g * group_size; j < end; ++j)
-          products += a[j] * ((is_signed ? static_cast<int8_t>(b[j]) : b[j]) - zero);
-        sum = std::fma(static_cast<float>(products), scale[column * groups + g], sum);
-      }
-      y[row * n + column] = sum * x_scale[static_cast<size_t>(row)];
-    }
   });
 }
 

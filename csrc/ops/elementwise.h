@@ -1,5 +1,5 @@
 // quantize, dequantize, requantize over whole arrays: contiguous, seen as outer x channels x inner,
-// with one parameter a channel (channels = 1: one for all). DESIGN section 4, rules 1, 2, 4, 6, 7.
+// with one parameter a channel (channels = 1: one for all). DESIGN section 4, rules 1, 2, 4, 6.
 #pragma once
 
 #include <cstdint>
@@ -34,11 +34,5 @@ bool run_minmax(const KernelTable& table, const float* x, ChannelLayout layout, 
 // Rows of k values, each by its own range.
 void run_quantize_rows(const KernelTable& table, const float* x, int64_t rows, int64_t k,
                        uint8_t* q, float* scale, int32_t* zero_point, int threads);
-
-// y (m x n) = x (m x k) * w (n x k)^T with weights in groups along k: rule 7, in plain loops.
-// scale and zero_point (null: 0) hold n x ceil(k / group_size) values.
-void run_grouped_matmul(const KernelTable& table, const float* x, int64_t m, int64_t k,
-                        const uint8_t* w, bool is_signed, int64_t n, const float* scale,
-                        const int32_t* zero_point, int64_t group_size, float* y, int threads);
 
 }  // namespace octavo

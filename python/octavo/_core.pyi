@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'LinearOp', 'PackedMatrix', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'grouped_matmul', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -79,6 +79,32 @@ class FloatLinearOp:
     def unpack(self) -> numpy.ndarray:
         """
         The (out_features, in_features) weights, bit for bit.
+        """
+    @property
+    def in_features(self) -> int:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def out_features(self) -> int:
+        ...
+class GroupedLinearOp:
+    """
+    A prepared linear operator, y = clip(x * w^T + bias), with weights of 4 or 8 bits that have a scale (and a zero point) for each group along in_features; rows of x become int8.
+    """
+    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+        """
+        Call self as a function.
+        """
+    def __init__(self, w: typing.Any, scale: typing.Any, zero_point: typing.Any, group_size: typing.SupportsInt | typing.SupportsIndex, *, bits: typing.SupportsInt | typing.SupportsIndex, bias: typing.Any = None, lo: typing.Any = None, hi: typing.Any = None) -> None:
+        ...
+    def unpack(self) -> numpy.ndarray:
+        """
+        The (out_features, in_features) codes, one a byte, exactly.
         """
     @property
     def in_features(self) -> int:
@@ -180,10 +206,6 @@ def fp_control() -> int:
 def get_num_threads() -> int:
     """
     The number of threads that a call here uses.
-    """
-def grouped_matmul(x: typing.Any, codes: typing.Any, scale: typing.Any, zero_point: typing.Any, group_size: typing.SupportsInt | typing.SupportsIndex) -> numpy.ndarray:
-    """
-    x (M, K) times the transpose of codes (N, K) with a scale for each group along K.
     """
 def isa() -> str:
     """

@@ -196,11 +196,7 @@ ERRORS = {
     "lengths": (lambda: X[:, :3] @ Q, ValueError, r"in_features=4, x has 3; they must be equal"),
     "lengths of groups": (lambda: X[:, :3] @ G.T, ValueError, r"in_features=4, x has 3; they must"),
     "0-d x": (lambda: np.matmul(np.float32(1), Q), ValueError, r"x .*dimension"),
-    "0-d x by groups": (
-        lambda: np.matmul(np.float32(1), G.T),
-        ValueError,
-        r"in_features=4, x has no dimension; they must",
-    ),
+    "0-d x by groups": (lambda: np.matmul(np.float32(1), G.T), ValueError, r"x .*dimension"),
     "out dtype": (
         lambda: np.matmul(X, Q, out=np.empty((2, 4))),
         (TypeError, ValueError),
@@ -208,13 +204,13 @@ ERRORS = {
     ),
     "out dtype of groups": (
         lambda: np.matmul(X, G.T, out=np.empty((2, 3))),
-        TypeError,
-        r"out is float64, expected float32",
+        (TypeError, ValueError),
+        r"out .*float64.*float32|out .*float32.*float64",
     ),
     "out shape of groups": (
         lambda: np.matmul(X, G.T, out=np.empty((3, 3), np.float32)),
         ValueError,
-        r"out has shape \(3, 3\), expected \(2, 3\)",
+        r"out has shape \(3, 3\), the result has \(2, 3\)",
     ),
 }
 

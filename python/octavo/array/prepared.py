@@ -3,7 +3,7 @@
 How the weights are stored decides how the product is done:
 
 - 8 or 4 bits with one scale for all or one for each output: integer kernels, weights packed;
-- 8 or 4 bits in groups: plain loops, by "Weights in groups" of docs/int8.md;
+- 8 or 4 bits in groups: integer kernels too, by "Weights in groups" of docs/int8.md;
 - float16 and float32: NumPy's float32 product.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,12 +76,15 @@ def prepare(
             "the scale of w varies along axis 1, which the product sums over; w is (out, in): "
             "quantize it with axis=0, or pass w.T if it is (in, out)"
         )
-    if isinstance(w, np.ndarray) or w.dtype == "float16" or w.group_size is not None:
-        kind = "float" if isinstance(w, np.ndarray) or w.group_size is None else "grouped"
+    is_grouped = not isinstance(w, np.ndarray) and w.group_size is not None
+    if isinstance(w, np.ndarray) or w.dtype == "float16" or is_grouped:
+        kind = "grouped" if is_grouped else "float"
         if out_dtype == "int32":
             raise ValueError(f"out_dtype is 'int32' with {kind} weights, expected 'float32'")
         if b is not None and b.dtype != FLOAT32:
             raise TypeError(f"bias is {b.dtype} with {kind} weights, expected float32")
+        if not isinstance(w, np.ndarray) and w.group_size is not None:
+            return GroupedLinear(w, b, x_qparams, out_qparams, bounds)
         return PlainLinear(w, b, x_qparams, out_qparams, bounds)
     if x_qparams is None:
         if out_dtype == "int32":
@@ -133,6 +136,7 @@ class IntegerLinear:
         self.in_features: int = w.shape[1]
         self.dtype = w.dtype
         self.axis = w.axis
+        self.group_size: int | None = None
         self.bias = bias
         self.scale = w.scale
         self.zero_point = w.zero_point
@@ -161,6 +165,7 @@ class IntegerLinear:
             hi=hi,
         )
         self.nbytes: int = op.nbytes
+        self.unpack = op.unpack
         self.run = op  # as PlainLinear.run; no frame of Python between
 
     def _make_room(
@@ -193,8 +198,59 @@ class IntegerLinear:
         return raised.astype(codes.dtype)
 
 
+class GroupedLinear:
+    """Integer kernels over weights in groups. Only the packed form of the codes is kept."""
+
+    def __init__(
+        self,
+        w: QTensor,
+        bias: NDArray[np.float32] | None,
+        x_qparams: QParams | None,
+        out_qparams: QParams | None,
+        bounds: Bounds,
+    ) -> None:
+        self.out_features: int = w.shape[0]
+        self.in_features: int = w.shape[1]
+        self.dtype = w.dtype
+        self.axis = w.axis
+        assert w.group_size is not None  # prepare() looked
+        self.group_size = w.group_size
+        self.bias = bias
+        self.scale = w.scale
+        self.zero_point = w.zero_point
+        lo, hi = bounds
+        self._op = op = _core.GroupedLinearOp(
+            w.codes(),
+            w.scale,
+            w.zero_point if w.zero_point.any() else None,
+            self.group_size,
+            bits=4 if w.dtype.endswith("4") else 8,
+            bias=bias,
+            lo=lo,
+            hi=hi,
+        )
+        self._x_qparams = x_qparams
+        self._out_qparams = out_qparams
+        self.nbytes: int = op.nbytes
+        self.unpack = op.unpack
+        plain = x_qparams is None and out_qparams is None
+        self.run: Callable[..., NDArray[Any]] = op if plain else self._run_codes
+
+    def _run_codes(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if x.dtype != FLOAT32:
+            assert self._x_qparams is not None  # else codes would not have come this far
+            x = _core.dequantize(x, self._x_qparams.scale, self._x_qparams.zero_point, None)
+        q = self._out_qparams
+        y: NDArray[Any] = self._op(x, out if q is None else None)
+        if q is not None:
+            if out is not None:
+                check_out(out, y.shape, q.dtype, x)
+            y = _core.quantize(y, q.scale, q.zero_point, q.dtype, None, out)
+        return y
+
+
 class PlainLinear:
-    """Float weights through NumPy, and grouped weights through plain loops."""
+    """Float weights through NumPy."""
 
     def __init__(
         self,
@@ -249,20 +305,10 @@ class PlainLinear:
         if isinstance(self.w, np.ndarray):
             y = np.matmul(x, self.w.T)
             return y
-        if self.w.group_size is None:
-            y = np.matmul(x, self.w.dequantize().T)
-            return y
-        zero_point = self.w.zero_point
-        y = _core.grouped_matmul(
-            x.reshape(math.prod(x.shape[:-1]), self.in_features),
-            self.w.codes(),
-            self.w.scale,
-            np.ascontiguousarray(zero_point) if zero_point.any() else None,
-            self.w.group_size,
-        )
-        return y.reshape(*x.shape[:-1], self.out_features)
+        y = np.matmul(x, self.w.dequantize().T)
+        return y
 
 
 # A validated operator, of attributes in_features, out_features, nbytes and run(x, out=None);
 # immutable, usable from many threads at once.
-PreparedLinear = IntegerLinear | PlainLinear
+PreparedLinear = IntegerLinear | GroupedLinear | PlainLinear

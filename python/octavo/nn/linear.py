@@ -31,8 +31,8 @@ class Linear:
     `out_qparams`) is written and returned, and nothing is allocated. Frozen, and usable from many threads at once and after a fork. It pickles as plain
     arrays and packs again, for the CPU it finds, at its first call.
 
-    Weights with one scale, or one for each output, run in integer kernels. Weights in groups, and
-    float weights, take plain paths for now: exact by their rules, but not fast.
+    Quantized weights run in integer kernels: with one scale, one for each output, or one for each
+    group of inputs. Float weights take plain paths for now: exact by their rules, but not fast.
 
     Examples
     --------
@@ -98,8 +98,8 @@ class Linear:
         Examples
         --------
         >>> import numpy as np, octavo as oc
-        >>> oc.Linear.from_float(np.ones((3, 100), np.float32), precision="int4/32").nbytes
-        202
+        >>> oc.Linear.from_float(np.ones((3, 100), np.float32), precision="int4/32")
+        Linear(in_features=100, out_features=3, precision='int4/32')
         """
         match = _PRECISION.fullmatch(precision)
         if match is None:
@@ -262,11 +262,12 @@ class Linear:
         if isinstance(operator, PlainLinear):
             return operator.w, operator.bias
         w = QTensor(
-            operator.run.unpack(),
+            operator.unpack(),
             operator.scale,
             operator.zero_point,
             dtype=operator.dtype,
             axis=operator.axis,
+            group_size=operator.group_size,
         )
         return w, operator.bias
 
