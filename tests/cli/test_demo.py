@@ -28,13 +28,17 @@ def test_demo_reports_both_precisions_as_json(capsys: pytest.CaptureFixture[str]
     assert report["machine"]["isa"] == runtime.isa()
     assert report["machine"]["threads"] == 1
     assert (report["images"], report["calibration_images"]) == (797, 100)
-    float32, int8 = report["networks"]
-    assert [float32["precision"], int8["precision"]] == ["float32", "int8"]
-    assert float32["agreement"] == 1
-    assert float32["accuracy"] > 0.97
-    assert int8["accuracy"] > 0.97
-    assert int8["agreement"] > 0.99
-    assert int8["nbytes"] < 0.3 * float32["nbytes"]
+    linear, convolutions = report["networks"][:2], report["networks"][2:]
+    assert {network["layers"] for network in linear} == {demo.LINEAR}
+    assert {network["layers"] for network in convolutions} == {demo.CONVOLUTIONS}
+    for float32, int8 in (linear, convolutions):
+        assert [float32["precision"], int8["precision"]] == ["float32", "int8"]
+        assert float32["agreement"] == 1
+        assert float32["accuracy"] > 0.97
+        assert int8["accuracy"] > 0.97
+        assert int8["agreement"] > 0.99
+        assert int8["nbytes"] < 0.4 * float32["nbytes"]
+        assert 0 < int8["seconds_one_image"] < int8["seconds_all_images"]
     assert [(p["m"], p["n"], p["k"]) for p in report["products"]] == [(4, 16, 8), (1, 33, 65)]
     assert all(p["ratio"] == p["float32_seconds"] / p["int8_seconds"] for p in report["products"])
 
@@ -46,8 +50,10 @@ def test_demo_prints_tables(
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     assert cli.main(["demo", "--seconds", "0.001"]) == 0
     captured = capsys.readouterr()
-    for text in ("797 held-out images", "float32 (NumPy)", "int8 (octavo)", "1 x 33 x 65"):
+    for text in ("797 held-out images", demo.LINEAR, demo.CONVOLUTIONS, "1 x 33 x 65"):
         assert text in captured.out
+    assert captured.out.count("float32 (NumPy)") == captured.out.count("int8 (octavo)") == 2
+    assert "NumPy has no convolution" in captured.out
     assert "OPENBLAS_CORETYPE=Haswell" in captured.err
 
 

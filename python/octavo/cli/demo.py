@@ -1,16 +1,19 @@
-"""`octavo demo`: a trained network answers in int8 beside float32."""
+"""`octavo demo`: two trained networks answer in int8 beside float32."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 import octavo as oc
+from octavo import demo
 from octavo.cli import machine, terminal, timing
-from octavo.demo import forward_float, forward_int8, load_digits, quantize_network
+from octavo.demo.digits_conv import BATCH
 
 # M, N, K: square products, a transformer's layer at 128 tokens, one and eight rows of a large layer.
 SHAPES = (
@@ -23,10 +26,18 @@ SHAPES = (
 )
 
 
+# What each network is made of, for the tables.
+LINEAR = "Linear layers, 64-256-128-10"
+CONVOLUTIONS = (
+    "Convolutions, 3x3 to 32 and 64 channels, pooling, 3x3 depthwise, 1x1, then a linear layer"
+)
+
+
 @dataclass(frozen=True)
 class Network:
-    """The digits network at one precision, over the held-out images."""
+    """A digits network at one precision, over the held-out images."""
 
+    layers: str
     precision: str
     accuracy: float
     agreement: float  # share of images with float32's answer
@@ -55,10 +66,10 @@ def add_command(
     parser = commands.add_parser(
         "demo",
         parents=[common],
-        help="a trained digit classifier in int8 beside float32",
-        description="Run a small trained network on held-out images in float32 (NumPy) and in int8, "
-        "then a few matrix products. Everything is measured now, on this machine, with one thread "
-        "unless --threads says otherwise.",
+        help="trained digit classifiers in int8 beside float32",
+        description="Run two small trained networks, of linear layers and of convolutions, on "
+        "held-out images in float32 (NumPy) and in int8, then a few matrix products. Everything is "
+        "measured now, on this machine, with one thread unless --threads says otherwise.",
     )
     parser.add_argument(
         "--seconds",
@@ -115,29 +126,52 @@ def measure(options: argparse.Namespace) -> int:
 
 
 def measure_networks(options: argparse.Namespace) -> tuple[list[Network], int, int]:
-    """Quantize the digits network; run both versions; also return the numbers of images."""
-    terminal.progress(options, "calibrating the digits network")
-    digits = load_digits()
-    layers = quantize_network(digits)
-    predicted = {
-        "float32": forward_float(digits, digits.images)[-1].argmax(axis=1),
-        "int8": forward_int8(layers, digits.images).argmax(axis=1),
-    }
-    nbytes = {"float32": digits.nbytes, "int8": sum(layer.nbytes for layer in layers)}
+    """Quantize both networks and run both versions; also return the numbers of images."""
+    terminal.progress(options, "calibrating the digits networks")
+    digits, conv = demo.load_digits(), demo.load_conv_digits()
+    layers, conv_layers = demo.quantize_network(digits), demo.quantize_conv_network(conv)
+    networks = measure_network(
+        options,
+        digits,
+        LINEAR,
+        {
+            "float32": lambda x: demo.forward_float(digits, x)[-1],
+            "int8": partial(demo.forward_int8, layers),
+        },
+        {"float32": digits.nbytes, "int8": sum(layer.nbytes for layer in layers)},
+    )
+    networks += measure_network(
+        options,
+        digits,
+        CONVOLUTIONS,
+        {
+            "float32": lambda x: demo.forward_conv_float(conv, demo.image(x)),
+            "int8": lambda x: demo.forward_conv_int8(conv_layers, demo.image(x)),
+        },
+        {"float32": conv.nbytes, "int8": conv_layers.nbytes},
+    )
+    return networks, len(digits.images), len(digits.calibration)
 
-    terminal.progress(options, "timing the digits network")
+
+def measure_network(
+    options: argparse.Namespace,
+    digits: demo.Digits,
+    layers: str,
+    forward: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]],
+    nbytes: dict[str, int],
+) -> list[Network]:
+    """Score and time one network at each precision of `forward`, which gives the logits."""
+    terminal.progress(options, f"timing: {layers}")
+    predicted = {name: run(digits.images).argmax(axis=1) for name, run in forward.items()}
     every, one = (
         timing.seconds_per_call(
-            {
-                "float32": partial(forward_float, digits, x),
-                "int8": partial(forward_int8, layers, x),
-            },
-            options.seconds,
+            {name: partial(run, x) for name, run in forward.items()}, options.seconds
         )
         for x in (digits.images, digits.images[:1])
     )
-    networks = [
+    return [
         Network(
+            layers=layers,
             precision=name,
             accuracy=float((answers == digits.labels).mean()),
             agreement=float((answers == predicted["float32"]).mean()),
@@ -147,7 +181,6 @@ def measure_networks(options: argparse.Namespace) -> tuple[list[Network], int, i
         )
         for name, answers in predicted.items()
     ]
-    return networks, len(digits.images), len(digits.calibration)
 
 
 def measure_product(options: argparse.Namespace, m: int, n: int, k: int) -> Product:
@@ -182,10 +215,22 @@ def measure_product(options: argparse.Namespace, m: int, n: int, k: int) -> Prod
 
 
 def print_networks(networks: list[Network], images: int, calibrated: int) -> None:
-    """Print the table of the digits network."""
+    """Print a table of each digits network."""
     terminal.print_text(
         f"Handwritten digits: {images} held-out images, int8 calibrated on {calibrated} others"
     )
+    for layers in (LINEAR, CONVOLUTIONS):
+        terminal.print_text()
+        print_network(layers, [network for network in networks if network.layers == layers])
+    terminal.print_text(
+        f"NumPy has no convolution. Here, its fastest way: patches of {BATCH} images side by side for "
+        "one\nproduct in the BLAS, and nine shifted images added up for the depthwise one."
+    )
+
+
+def print_network(layers: str, networks: list[Network]) -> None:
+    """Print the table of one digits network."""
+    terminal.print_text(layers)
     terminal.print_table(
         ("", "accuracy", "agreement", "size", "all images", "one image"),
         [
