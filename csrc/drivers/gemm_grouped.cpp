@@ -147,7 +147,7 @@ int32_t PackedGroups::offset() const {
 
 int64_t PackedGroups::block_bytes(int64_t width, int64_t block_steps) const {
   return (has_zero ? grouped_part(width) : 0) +
-         block_steps * 2 * width * table->gemm_grouped->kr * bits / 8 +
+         grouped_part(block_steps * 2 * width * table->gemm_grouped->kr * bits / 8) +
          grouped_part(width * (is_half ? 2 : 4));
 }
 
@@ -200,7 +200,7 @@ void PackedGroups::pack_panel(const GroupedWeights& w, int64_t panel) {
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t from = g * group_size, count = std::min(group_size, k - from);
     uint8_t* weights = block + (has_zero ? grouped_part(width) : 0);
-    uint8_t* scales = weights + (g == groups - 1 ? last_steps : steps) * step_bytes;
+    uint8_t* scales = weights + grouped_part((g == groups - 1 ? last_steps : steps) * step_bytes);
     for (int64_t c = 0; c < columns; ++c) {
       const uint8_t* codes = w.codes + (first + c) * k + from;
       for (int64_t i = 0; i < count; ++i) {
@@ -235,7 +235,8 @@ void PackedGroups::unpack(uint8_t* codes, float* scale, int32_t* zero_point) con
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t from = g * group_size, count = std::min(group_size, k - from);
       const uint8_t* weights = block + (has_zero ? grouped_part(width) : 0);
-      const uint8_t* scales = weights + (g == groups - 1 ? last_steps : steps) * step_bytes;
+      const uint8_t* scales =
+          weights + grouped_part((g == groups - 1 ? last_steps : steps) * step_bytes);
       for (int64_t c = 0; c < columns; ++c) {
         for (int64_t i = 0; codes && i < count; ++i) {
           const int64_t step = i / (2 * kr), in_step = i % (2 * kr);

@@ -246,7 +246,7 @@ void grouped_tile(const GemmGroupedArgs& g, int64_t row, int64_t first) {
       }
     }
 
-    const uint8_t* scales = b + zero_bytes + steps * step_bytes;
+    const uint8_t* scales = b + zero_bytes + grouped_part(steps * step_bytes);
     b = scales + scale_bytes;
     if constexpr (!kInRegisters) Tile::keep_pointer(held_at);
     OCTAVO_UNROLL
