@@ -240,7 +240,7 @@ class LinearTest {
                            int threads) const {
     const int64_t ldx = c.k + c.gap, ldo = c.n + c.gap;
     std::vector<uint8_t> spread_codes(static_cast<size_t>(c.m * ldx));
-    std::vector<float> spread_x(x_.empty() ? 0 : static_cast<size_t>(c.m * ldx));
+    std::vector<float> spread_x(spread_codes.size() + 1);  // never null
     for (int64_t i = 0; i < c.m; ++i) {
       for (int64_t j = 0; j < c.k; ++j) {
         const auto to = static_cast<size_t>(i * ldx + j), from = static_cast<size_t>(i * c.k + j);
