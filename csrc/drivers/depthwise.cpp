@@ -123,7 +123,7 @@ class Depthwise {
   };
   void lay_out(Tile& tile) const {
     const int64_t pointers = row_pointers(tile_rows_);
-    const int64_t segments = in_place_ ? kMaxEdges + 1 : 1;
+    const int64_t segments = edges_ <= kMaxEdges ? edges_ + 1 : 1;
     const int64_t window_bytes = slots(tile_rows_) * row_bytes_;
     const int64_t copied_bytes = copied_rows_ * (row_span_ + 2 * kernels_.block);
     const int64_t padding_bytes = std::max(in_place_ ? strip_bytes_ : 0, row_bytes_);
@@ -189,6 +189,10 @@ class Depthwise {
     flat_ = y_.pixel_stride == c && (round_up(c, block) - c) * 8 > c &&
             (!in_place_ || (g_.stride_w == 1 && pixel == c));
     if (flat_ && g_.out_w * c < kFewBlocks * block) in_place_ = false;
+    pads_rows_ =
+        g_.pad_top > 0 ||
+        (g_.out_h - 1) * g_.stride_h - g_.pad_top + (g_.kernel_h - 1) * g_.dilation_h >= g_.in_h;
+    if (pads_rows_ && reach * pixel > kMaxFlatBytes) in_place_ = false;
     // Many taps, each loaded anew for every output: worth aligning.
     const bool is_aligned = (reinterpret_cast<uintptr_t>(x_.data) | pixel) % 64 == 0;
     if (!w_.by_rows && w_.groups >= kManyGroups && g_.stride_w == 1 && !is_aligned)
@@ -207,7 +211,8 @@ class Depthwise {
     }
     safe_rows_end_ -= over;
     copied_rows_ = over == 0 ? 0 : std::min((over - 1) / x_.row_stride + 1, g_.in_h);
-    few_edges_ = g_.out_w - (inside_last_ - inside_first_) <= kMaxEdges;
+    edges_ = g_.out_w - (inside_last_ - inside_first_);
+    few_edges_ = edges_ <= kMaxEdges;
   }
 
   void choose_tiles() {
@@ -224,6 +229,9 @@ class Depthwise {
     if (!in_place_) return;
     // Strips whose rows of padding are not too long.
     const int64_t pixel = x_.pixel_stride, reach = (g_.kernel_w - 1) * g_.dilation_w;
+    strip_columns_ = g_.out_w;
+    strip_bytes_ = pixel + 2 * block;
+    if (!pads_rows_) return;
     strip_columns_ = std::max<int64_t>((kRowBytes / pixel - reach) / g_.stride_w, 1);
     if (strip_columns_ > unit_) strip_columns_ -= strip_columns_ % unit_;
     strip_columns_ = std::min(strip_columns_, g_.out_w);
@@ -536,8 +544,10 @@ class Depthwise {
   int64_t twin_rows_, twin_taps_;
 
   bool flat_, in_place_, few_edges_ = false;
+  int64_t edges_ = 0;                   // columns with taps outside the image
   int64_t inside_first_, inside_last_;  // columns with all taps inside the image
   int64_t row_span_;                    // bytes of a row of the image
+  bool pads_rows_;                      // some taps lie above or below the image
   const uint8_t* safe_rows_end_;        // rows that begin behind it are copied
   int64_t copied_rows_ = 0;
   int64_t strip_columns_ = 0, strip_bytes_ = 0;

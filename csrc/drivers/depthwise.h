@@ -1,14 +1,17 @@
 // Depthwise convolution of 8-bit images: each output channel sees one input channel.
 //
-//   for each image, slab of channels, chunk of output rows, tile of columns
-//     the rows that are read are copied once into a window that stays in L1 or L2: padded, turned
-//     to the signedness that the kernel reads, columns of a stride in planes, channels repeated
-//     for a depth multiplier
-//     for each block of channels the kernel runs over all pixels of the tile
+//   for each image, group of channels, chunk of output rows
+//     list the addresses of all taps: rows of the image, or of padding where there is none
+//     for each block of channels the kernel runs over all pixels of the chunk
 //
-// Where channels come in whole blocks (or nearly), a slab is a few blocks of them, so that every
-// load is aligned and maps of few pixels are shared out too. Else an output row is one run of
-// width * channels values, cut into blocks that begin at any channel: 24 channels waste nothing.
+// The image is read where it lies; columns at its edges are segments of their own, whose taps
+// outside point at padding. Where that cannot be (a depth multiplier, wide padding, gaps), or where
+// a copy is worth its price (short rows as one run, many taps off alignment), rows are copied into
+// a padded window first, the columns of a stride in planes.
+//
+// Channels in whole blocks (or nearly, or with a stride) are taken pixel by pixel. Else an output
+// row is one run of width * channels values, cut into blocks that begin at any channel: 24 channels
+// waste nothing.
 #pragma once
 
 #include <cstdint>
