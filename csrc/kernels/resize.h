@@ -14,13 +14,14 @@
 
 namespace octavo {
 
-// 16 neighbouring outputs come from 16 neighbouring inputs at most: outputs 16 b to 16 b + 15 (the
+// 16 neighbouring outputs come from 16 neighbouring bytes at most: outputs 16 b to 16 b + 15 (the
 // last 16, where there are fewer left) are the bytes of index[16 b ..] from base[b] on.
 struct PickArgs {
-  const uint8_t* x;  // a plane
-  int64_t x_step;    // bytes from row to row, at least 16
+  const uint8_t* x;      // a plane
+  int64_t x_step;        // bytes from row to row
+  const uint8_t* x_end;  // nothing is read from here on
   const int64_t* rows;
-  int64_t height;  // outputs; equal rows follow one another
+  int64_t height;  // outputs; equal rows that follow one another are found together
   const int64_t* base;
   const uint8_t* index;
   int64_t width;  // outputs, at least 16
@@ -64,22 +65,38 @@ struct ResizeKernels {
 namespace octavo {
 namespace {
 
+// One row of inputs to kCopies rows of outputs.
+template <class Bytes, int kCopies>
+OCTAVO_INLINE void pick_row(const PickArgs& args, const uint8_t* x, uint8_t* y) {
+  for (int64_t j = 0; j < args.width; j += 16) {
+    const uint8_t* from = x + args.base[j / 16];
+    uint8_t buffer[16];
+    if (args.x_end - from < 16) {  // the last of a plane with short rows
+      for (int64_t i = 0; i < args.x_end - from; ++i) buffer[i] = from[i];
+      from = buffer;
+    }
+    const auto lane = Bytes::pick(Bytes::load_lane(from), Bytes::load_lane(args.index + j));
+    uint8_t* at = y + (j + 16 <= args.width ? j : args.width - 16);
+    OCTAVO_UNROLL
+    for (int copy = 0; copy < kCopies; ++copy) Bytes::store_lane(at + copy * args.width, lane);
+  }
+}
+
 template <class Isa>
 void resize_pick(const PickArgs& args) {
   using Bytes = typename Isa::Bytes;
   uint8_t* y = args.y;
   for (int64_t i = 0; i < args.height;) {
     const uint8_t* x = args.x + args.rows[i] * args.x_step;
-    int64_t copies = 1;
-    while (i + copies < args.height && args.rows[i + copies] == args.rows[i]) ++copies;
-    for (int64_t j = 0; j < args.width; j += 16) {
-      const auto index = Bytes::load_lane(args.index + j);
-      const auto lane = Bytes::pick(Bytes::load_lane(x + args.base[j / 16]), index);
-      uint8_t* at = y + (j + 16 <= args.width ? j : args.width - 16);
-      for (int64_t copy = 0; copy < copies; ++copy, at += args.width) Bytes::store_lane(at, lane);
+    if (i + 1 < args.height && args.rows[i] == args.rows[i + 1]) {
+      pick_row<Bytes, 2>(args, x, y);
+      i += 2;
+      y += 2 * args.width;
+    } else {
+      pick_row<Bytes, 1>(args, x, y);
+      ++i;
+      y += args.width;
     }
-    i += copies;
-    y += copies * args.width;
   }
 }
 

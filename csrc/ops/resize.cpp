@@ -111,13 +111,13 @@ struct PickColumns {
   std::vector<int64_t> base;
   std::vector<uint8_t> index;
 
-  // Leaves them empty where 16 outputs come from further apart, or a row is shorter than 16.
+  // Leaves them empty where 16 outputs come from further apart, or there are fewer.
   PickColumns(const std::vector<int64_t>& columns, int64_t in) {
     const auto width = static_cast<int64_t>(columns.size());
-    if (width < 16 || in < 16) return;
+    if (width < 16) return;
     for (int64_t j = 0; j < width; j += 16) {
       const int64_t first = std::min(j, width - 16);
-      base.push_back(std::min(columns[static_cast<size_t>(first)], in - 16));
+      base.push_back(std::clamp<int64_t>(in - 16, 0, columns[static_cast<size_t>(first)]));
       for (int64_t o = first; o < first + 16; ++o) {
         const int64_t at = columns[static_cast<size_t>(o)] - base.back();
         if (at > 15) {
@@ -149,8 +149,8 @@ void run_resize_nearest(const KernelTable& table, const uint8_t* x, const Images
       const uint8_t* in_plane = x + plane * in.height * x_row;
       uint8_t* out = y + row * y_row;
       if (!pick.base.empty()) {
-        table.resize->pick({in_plane, x_row, rows.data() + from, to - from, pick.base.data(),
-                            pick.index.data(), width, out});
+        table.resize->pick({in_plane, x_row, x + in.size(), rows.data() + from, to - from,
+                            pick.base.data(), pick.index.data(), width, out});
       } else {
         nearest_rows(in_plane, x_row, rows.data() + from, to - from, columns, pixel, out);
       }

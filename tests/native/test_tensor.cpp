@@ -26,12 +26,13 @@ enum Kind {
 };
 
 // What a field means differs by kind; see the functions below.
-#define TENSOR_FIELDS(X)                                                                        \
-  X(kind)                                                                                       \
-  X(n)                                                                                          \
-  X(rows)                                                                                       \
-  X(columns) X(outputs) X(gap) X(a_signed) X(b_signed) X(y_signed) X(zeros) X(scales) X(narrow) \
-      X(in_place) X(one) X(sides) X(seed)
+#define TENSOR_FIELDS(X)                                                                         \
+  X(kind)                                                                                        \
+  X(n)                                                                                           \
+  X(rows)                                                                                        \
+  X(columns)                                                                                     \
+  X(outputs) X(gap) X(a_signed) X(b_signed) X(y_signed) X(zeros) X(scales) X(narrow) X(in_place) \
+      X(one) X(sides) X(seed)
 OCTAVO_CASE(TensorCase, "tensor", TENSOR_FIELDS)
 
 Side side(const TensorCase& c, int buffer) {
@@ -321,9 +322,9 @@ struct TensorTest {
     return result(y, expected);
   }
 
-  // A plane of `rows` rows of 15 + columns values, to `outputs` rows of 15 + n.
+  // A plane of `rows` rows of `columns` values, to `outputs` rows of 15 + n.
   std::vector<uint8_t> pick(const KernelTable& table, const TensorCase& c, Random& random) {
-    const int64_t in = 15 + c.columns, width = 15 + c.n;
+    const int64_t in = c.columns, width = 15 + c.n;
     const std::vector<uint8_t> x = bytes(c.rows * in, random, false);
     std::vector<int64_t> rows(static_cast<size_t>(c.outputs)), base, columns;
     for (int64_t& row : rows) row = random.below(c.rows);
@@ -331,10 +332,10 @@ struct TensorTest {
     std::vector<uint8_t> index;
     for (int64_t j = 0; j < width; j += 16) {
       const int64_t first = std::min(j, width - 16);
-      base.push_back(random.below(c.columns));
+      base.push_back(random.below(std::max<int64_t>(1, in - 15)));
       if (j != first) columns.resize(static_cast<size_t>(first));
       for (int i = 0; i < 16; ++i) {
-        index.push_back(static_cast<uint8_t>(random.below(16)));
+        index.push_back(static_cast<uint8_t>(random.below(std::min<int64_t>(16, in))));
         columns.push_back(base.back() + index.back());
       }
     }
@@ -360,8 +361,9 @@ struct TensorTest {
       }
     }
     uint8_t* y = y_.place(expected.size(), side(c, 0));
-    table.resize->pick({guarded(a_, x, side(c, 1)), in, rows.data(), c.outputs, base.data(),
-                        index.data(), width, y});
+    const uint8_t* plane = guarded(a_, x, side(c, 1));
+    table.resize->pick(
+        {plane, in, plane + x.size(), rows.data(), c.outputs, base.data(), index.data(), width, y});
     return result(y, expected);
   }
 
