@@ -56,7 +56,7 @@ Broadcast::Broadcast(int axes, const int64_t* a_shape, const int64_t* b_shape) {
 }
 
 void run_pairs(const KernelTable& table, void (*kernel)(const AddArgs&), AddArgs args,
-               const Broadcast& shapes, int threads) noexcept {
+               const Broadcast& shapes, int threads) {
   const bool is_add = kernel == table.eltwise->add;
   note_kernel(table, is_add ? "add_u8u8" : "multiply_u8u8", "elementwise", 1, shapes.size(), 1,
               threads);
@@ -115,7 +115,7 @@ void run_pairs(const KernelTable& table, void (*kernel)(const AddArgs&), AddArgs
 }
 
 void run_lookup(const KernelTable& table, const uint8_t* x, int64_t count,
-                const uint8_t* table_of_codes, uint8_t* y, int threads) noexcept {
+                const uint8_t* table_of_codes, uint8_t* y, int threads) {
   note_kernel(table, "lookup_u8u8", "elementwise", 1, count, 1, threads);
   for_each_run(1, count, threads, [&](int64_t, int64_t from, int64_t n) {
     table.eltwise->lookup(x + from, n, table_of_codes, y + from);
@@ -123,7 +123,7 @@ void run_lookup(const KernelTable& table, const uint8_t* x, int64_t count,
 }
 
 void run_place(const KernelTable& table, const uint8_t* x, int64_t rows, int64_t count,
-               const uint8_t* table_of_codes, uint8_t* y, int64_t y_stride, int threads) noexcept {
+               const uint8_t* table_of_codes, uint8_t* y, int64_t y_stride, int threads) {
   note_kernel(table, "place_u8u8", "elementwise", rows, count, 1, threads);
   if (rows == 1) {
     for_each_run(1, count, threads, [&](int64_t, int64_t from, int64_t n) {
@@ -138,7 +138,7 @@ void run_place(const KernelTable& table, const uint8_t* x, int64_t rows, int64_t
 }
 
 void run_argmax(const KernelTable& table, const uint8_t* x, int64_t outer, int64_t length,
-                int64_t inner, bool is_signed, int64_t* y, int threads) noexcept {
+                int64_t inner, bool is_signed, int64_t* y, int threads) {
   note_kernel(table, "argmax_u8", "columns", outer, inner, length, threads);
   // Runs along columns, so that neighbouring results are found together; a last axis is turned
   // first, `kLength` of it at a time.

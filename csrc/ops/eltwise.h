@@ -20,7 +20,7 @@ class Broadcast {
 
  private:
   friend void run_pairs(const KernelTable&, void (*)(const AddArgs&), AddArgs, const Broadcast&,
-                        int) noexcept;
+                        int);
   int axes_ = 0;  // at least 1
   int64_t size_ = 1;
   // From the outermost axis on; a step of 0 where the operand has one value for the whole axis.
@@ -30,20 +30,20 @@ class Broadcast {
 // kernel: table.eltwise->add or ->multiply, both of which may have their operands swapped if the
 // zero points, signs and (for add) scales are swapped too. `args` holds all but count and b_is_one.
 void run_pairs(const KernelTable& table, void (*kernel)(const AddArgs&), AddArgs args,
-               const Broadcast& shapes, int threads) noexcept;
+               const Broadcast& shapes, int threads);
 
 // y[i] = table_of_codes[x[i]]
 void run_lookup(const KernelTable& table, const uint8_t* x, int64_t count,
-                const uint8_t* table_of_codes, uint8_t* y, int threads) noexcept;
+                const uint8_t* table_of_codes, uint8_t* y, int threads);
 
 // `rows` rows of `count` bytes, one after another in x, y_stride bytes apart in y; through a table
 // of codes, or (null) as they are.
 void run_place(const KernelTable& table, const uint8_t* x, int64_t rows, int64_t count,
-               const uint8_t* table_of_codes, uint8_t* y, int64_t y_stride, int threads) noexcept;
+               const uint8_t* table_of_codes, uint8_t* y, int64_t y_stride, int threads);
 
 // Index of the first of the greatest values along the middle axis of outer x length x inner codes,
 // length > 0.
 void run_argmax(const KernelTable& table, const uint8_t* x, int64_t outer, int64_t length,
-                int64_t inner, bool is_signed, int64_t* y, int threads) noexcept;
+                int64_t inner, bool is_signed, int64_t* y, int threads);
 
 }  // namespace octavo
