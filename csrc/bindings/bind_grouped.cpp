@@ -100,7 +100,7 @@ std::unique_ptr<GroupedLinear> make_grouped_linear(const py::object& w, const py
   if (spec.activate && !(spec.lo <= spec.hi))
     raise_value("an activation must clip to lo <= hi, got (", spec.lo, ", ", spec.hi, ")");
   const CallContext context = call_context();
-  return GroupedLinear::prepare(spec, *context.table);
+  return GroupedLinear::prepare(spec, *context.table, context.threads);
 }
 
 PyObject* call_grouped_linear(const GroupedLinear& linear, PyObject* x_object,

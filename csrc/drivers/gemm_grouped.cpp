@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kPrefetchL3 = 4096, kPrefetchMemory = 16384;
 // The rows of A that all threads prepare together before panels are shared out.
 constexpr int64_t kPrepareValuesPerThread = 1 << 14;
+// Packing a weight takes as long as this many multiply-accumulates.
+constexpr int64_t kMacsPerPacked = 300;
 // Reading and unpacking a weight takes as long as this many multiply-accumulates.
 constexpr int64_t kMacsPerWeight = 2;
 
@@ -170,7 +172,7 @@ const uint8_t* PackedGroups::panel(int64_t panel) const {
   return static_cast<const uint8_t*>(panels_.data()) + panel * panel_stride;
 }
 
-PackedGroups::PackedGroups(const KernelTable& kernels, const GroupedWeights& w)
+PackedGroups::PackedGroups(const KernelTable& kernels, const GroupedWeights& w, int threads)
     : table(&kernels), k(w.k), n(w.n), is_signed(w.is_signed), bits(w.bits) {
   group_size = std::max<int64_t>(1, std::min(w.group_size, k));
   groups = (k + group_size - 1) / group_size;
@@ -189,13 +191,15 @@ PackedGroups::PackedGroups(const KernelTable& kernels, const GroupedWeights& w)
       panels > 0 ? (panels - 1) * panel_stride + panel_bytes(panel_width(panels - 1)) : 0;
   panels_ = AlignedBuffer(static_cast<size_t>(bytes));
   std::memset(panels_.data(), 0, static_cast<size_t>(bytes));
-  for (int64_t p = 0; p < panels; ++p) pack_panel(w, p);
+  parallel_for(static_cast<int>(panels), threads_worth(kernels, n * k * kMacsPerPacked, threads),
+               [&](int p) { pack_panel(w, p); });
 }
 
 void PackedGroups::pack_panel(const GroupedWeights& w, int64_t panel) {
   const GemmGroupedKernels& kernels = *table->gemm_grouped;
   const int64_t kr = kernels.kr, width = panel_width(panel), first = panel * kernels.columns;
   const int64_t columns = std::min(width, n - first), step_bytes = 2 * width * kr * bits / 8;
+  const int32_t added = offset();
   auto* block = static_cast<uint8_t*>(panels_.data()) + panel * panel_stride;
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t from = g * group_size, count = std::min(group_size, k - from);
@@ -203,18 +207,20 @@ void PackedGroups::pack_panel(const GroupedWeights& w, int64_t panel) {
     uint8_t* scales = weights + grouped_part((g == groups - 1 ? last_steps : steps) * step_bytes);
     for (int64_t c = 0; c < columns; ++c) {
       const uint8_t* codes = w.codes + (first + c) * k + from;
-      for (int64_t i = 0; i < count; ++i) {
-        const auto code = static_cast<uint8_t>(codes[i] + offset());
-        const int64_t step = i / (2 * kr), in_step = i % (2 * kr);
-        const bool is_high = in_step >= kr;
-        uint8_t* at = weights + step * step_bytes + c * kr + in_step % kr;
-        if (bits == 8)
-          at[is_high ? width * kr : 0] = code;
-        else
-          *at = static_cast<uint8_t>(*at | (is_high ? code << 4 : code));
+      uint8_t* at = weights + c * kr;
+      for (int64_t i = 0; i < count; i += 2 * kr, at += step_bytes) {
+        const int64_t low = std::min(kr, count - i), high = std::min(kr, count - i - kr);
+        for (int64_t j = 0; j < low; ++j) at[j] = static_cast<uint8_t>(codes[i + j] + added);
+        for (int64_t j = 0; j < high; ++j) {
+          const int32_t code = codes[i + kr + j] + added;
+          if (bits == 8)
+            at[width * kr + j] = static_cast<uint8_t>(code);
+          else
+            at[j] = static_cast<uint8_t>(at[j] | code << 4);
+        }
       }
       const int64_t index = (first + c) * groups + g;
-      if (has_zero) block[c] = static_cast<uint8_t>(w.zero_point[index] + offset());
+      if (has_zero) block[c] = static_cast<uint8_t>(w.zero_point[index] + added);
       if (is_half)
         exact_half(w.scale[index], reinterpret_cast<uint16_t*>(scales) + c);
       else
@@ -227,6 +233,7 @@ void PackedGroups::pack_panel(const GroupedWeights& w, int64_t panel) {
 void PackedGroups::unpack(uint8_t* codes, float* scale, int32_t* zero_point) const {
   const GemmGroupedKernels& kernels = *table->gemm_grouped;
   const int64_t kr = kernels.kr;
+  const int32_t added = offset();
   const bool zero_is_signed = bits == 8 && kernels.signed8;
   for (int64_t p = 0; p < panel_count(); ++p) {
     const int64_t width = panel_width(p), first = p * kernels.columns;
@@ -238,12 +245,15 @@ void PackedGroups::unpack(uint8_t* codes, float* scale, int32_t* zero_point) con
       const uint8_t* scales =
           weights + grouped_part((g == groups - 1 ? last_steps : steps) * step_bytes);
       for (int64_t c = 0; c < columns; ++c) {
-        for (int64_t i = 0; codes && i < count; ++i) {
-          const int64_t step = i / (2 * kr), in_step = i % (2 * kr);
-          const bool is_high = in_step >= kr;
-          const uint8_t* at = weights + step * step_bytes + c * kr + in_step % kr;
-          int32_t code = bits == 8 ? at[is_high ? width * kr : 0] : is_high ? *at >> 4 : *at & 15;
-          codes[(first + c) * k + from + i] = static_cast<uint8_t>(code - offset());
+        const uint8_t* at = weights + c * kr;
+        for (int64_t i = 0; codes && i < count; i += 2 * kr, at += step_bytes) {
+          uint8_t* out = codes + (first + c) * k + from + i;
+          const int64_t low = std::min(kr, count - i), high = std::min(kr, count - i - kr);
+          for (int64_t j = 0; j < low; ++j)
+            out[j] = static_cast<uint8_t>((bits == 8 ? at[j] : at[j] & 15) - added);
+          for (int64_t j = 0; j < high; ++j)
+            out[kr + j] =
+                static_cast<uint8_t>((bits == 8 ? at[width * kr + j] : at[j] >> 4) - added);
         }
         const int64_t index = (first + c) * groups + g;
         if (scale && is_half)
@@ -253,7 +263,7 @@ void PackedGroups::unpack(uint8_t* codes, float* scale, int32_t* zero_point) con
         if (zero_point) {
           const int32_t stored =
               zero_is_signed ? static_cast<int8_t>(block[c]) : static_cast<int32_t>(block[c]);
-          zero_point[index] = (has_zero ? stored : common_zero) - offset();
+          zero_point[index] = (has_zero ? stored : common_zero) - added;
         }
       }
       block = scales + grouped_part(width * (is_half ? 2 : 4));

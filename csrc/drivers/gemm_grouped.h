@@ -29,7 +29,7 @@ struct GroupedWeights {
 
 class PackedGroups {
  public:
-  PackedGroups(const KernelTable& table, const GroupedWeights& w);
+  PackedGroups(const KernelTable& table, const GroupedWeights& w, int threads);
   void unpack(uint8_t* codes, float* scale, int32_t* zero_point) const;  // null: not wanted
   size_t nbytes() const { return panels_.size(); }
   int64_t panel_count() const;

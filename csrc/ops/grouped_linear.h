@@ -21,7 +21,7 @@ class GroupedLinear {
  public:
   // Throws std::invalid_argument where a group is larger than sums in int32 allow.
   static std::unique_ptr<GroupedLinear> prepare(const GroupedLinearSpec& spec,
-                                                const KernelTable& table);
+                                                const KernelTable& table, int threads);
 
   // Values of a row of x lie side by side, rows row_stride values apart.
   void run(const float* x, int64_t rows, int64_t row_stride, float* out, int64_t ldo,
@@ -35,7 +35,7 @@ class GroupedLinear {
   void unpack(uint8_t* codes) const { forms_.any()->unpack(codes, nullptr, nullptr); }
 
  private:
-  GroupedLinear(const GroupedLinearSpec& spec, const KernelTable& table);
+  GroupedLinear(const GroupedLinearSpec& spec, const KernelTable& table, int threads);
 
   int64_t group_size_;
   bool activate_;

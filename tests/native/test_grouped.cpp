@@ -111,7 +111,7 @@ class GroupedTest {
                               c.group,
                               scale_.copy(p.scale.data(), p.scale.size(), side()),
                               c.zero ? zero_.copy(p.zero.data(), p.zero.size(), side()) : nullptr};
-    const PackedGroups packed(table, w);
+    const PackedGroups packed(table, w, 2);
     check_unpack(packed, p, c);
     const float* x = x_.copy(p.x.data(), p.x.size(), side());
     std::vector<float> padded_bias = p.bias;
@@ -334,9 +334,10 @@ void compare_tables(const std::vector<const KernelTable*>& tables) {
     std::vector<int32_t> zero = p.zero;
     for (const KernelTable* table : tables) {
       CaseScope<GroupedCase> scope(*table, c);
-      const PackedGroups packed(
-          *table, {codes.data(), c.n, c.k, c.is_signed != 0, static_cast<int>(c.bits), c.group,
-                   scale.data(), zero.data()});
+      const PackedGroups packed(*table,
+                                {codes.data(), c.n, c.k, c.is_signed != 0, static_cast<int>(c.bits),
+                                 c.group, scale.data(), zero.data()},
+                                2);
       packed.unpack(codes.data(), scale.data(), zero.data());
       OCTAVO_CHECK(codes == p.w && scale == p.scale && zero == p.zero, "from form to form");
     }
