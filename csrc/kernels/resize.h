@@ -21,8 +21,8 @@ struct PickArgs {
   int64_t x_step;        // bytes from row to row
   const uint8_t* x_end;  // nothing is read from here on
   const int64_t* rows;
-  int64_t height;  // outputs; equal rows that follow one another are found together
-  const int64_t* base;
+  int64_t height;       // outputs; equal rows that follow one another are found together
+  const int64_t* base;  // 0 where x_step < 16
   const uint8_t* index;
   int64_t width;  // outputs, at least 16
   uint8_t* y;     // height x width
@@ -65,38 +65,44 @@ struct ResizeKernels {
 namespace octavo {
 namespace {
 
-// One row of inputs to kCopies rows of outputs.
+// One row of inputs to kCopies rows of outputs. Parameters, not a struct: stores of bytes may alias
+// anything in memory.
 template <class Bytes, int kCopies>
-OCTAVO_INLINE void pick_row(const PickArgs& args, const uint8_t* x, uint8_t* y) {
-  for (int64_t j = 0; j < args.width; j += 16) {
-    const uint8_t* from = x + args.base[j / 16];
-    uint8_t buffer[16];
-    if (args.x_end - from < 16) {  // the last of a plane with short rows
-      for (int64_t i = 0; i < args.x_end - from; ++i) buffer[i] = from[i];
-      from = buffer;
-    }
-    const auto lane = Bytes::pick(Bytes::load_lane(from), Bytes::load_lane(args.index + j));
-    uint8_t* at = y + (j + 16 <= args.width ? j : args.width - 16);
+OCTAVO_INLINE void pick_row(const uint8_t* x, const int64_t* base, const uint8_t* index,
+                            int64_t width, uint8_t* y) {
+  const auto lane_of = [&](int64_t j) OCTAVO_INLINE_LAMBDA {
+    return Bytes::pick(Bytes::load_lane(x + base[j / 16]), Bytes::load_lane(index + j));
+  };
+  const auto store = [&](int64_t j, typename Bytes::Lane lane) OCTAVO_INLINE_LAMBDA {
     OCTAVO_UNROLL
-    for (int copy = 0; copy < kCopies; ++copy) Bytes::store_lane(at + copy * args.width, lane);
-  }
+    for (int copy = 0; copy < kCopies; ++copy) Bytes::store_lane(y + copy * width + j, lane);
+  };
+  int64_t j = 0;
+  for (; j + 16 <= width; j += 16) store(j, lane_of(j));
+  if (j < width) store(width - 16, lane_of(j));
 }
 
 template <class Isa>
 void resize_pick(const PickArgs& args) {
   using Bytes = typename Isa::Bytes;
+  const int64_t* const rows = args.rows;
+  const int64_t height = args.height, width = args.width;
   uint8_t* y = args.y;
-  for (int64_t i = 0; i < args.height;) {
-    const uint8_t* x = args.x + args.rows[i] * args.x_step;
-    if (i + 1 < args.height && args.rows[i] == args.rows[i + 1]) {
-      pick_row<Bytes, 2>(args, x, y);
-      i += 2;
-      y += 2 * args.width;
-    } else {
-      pick_row<Bytes, 1>(args, x, y);
-      ++i;
-      y += args.width;
+  for (int64_t i = 0; i < height;) {
+    const uint8_t* x = args.x + rows[i] * args.x_step;
+    uint8_t buffer[16];
+    const int64_t left = args.x_end - x;
+    if (left < 16) {  // the last of a plane with short rows
+      for (int64_t at = 0; at < left; ++at) buffer[at] = x[at];
+      x = buffer;
     }
+    const bool twice = i + 1 < height && rows[i] == rows[i + 1];
+    if (twice)
+      pick_row<Bytes, 2>(x, args.base, args.index, width, y);
+    else
+      pick_row<Bytes, 1>(x, args.base, args.index, width, y);
+    i += twice ? 2 : 1;
+    y += twice ? 2 * width : width;
   }
 }
 
