@@ -158,10 +158,10 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const void
   const int64_t group_in = s.in_c / s.groups, group_out = s.out_c / s.groups;
   GemmC c{};
   epilogue_.fill(c);
-  // Groups of few outputs fill a row vector together; what is zero between them must be so for all
-  // of them.
+  // Groups of few outputs fill a row vector together; what lies between them must count for
+  // nothing: a weight at its zero point does not, nor does 0 times an infinite float.
   const int64_t together =
-      c.b_zero_point
+      c.b_zero_point || is_float()
           ? 1
           : std::clamp<int64_t>(table.info->nv / std::max<int64_t>(group_out, 1), 1, s.groups);
   auto form = std::make_unique<Form>();
