@@ -26,13 +26,14 @@ enum Kind {
 };
 
 // What a field means differs by kind; see the functions below.
-#define TENSOR_FIELDS(X)                                                                         \
-  X(kind)                                                                                        \
-  X(n)                                                                                           \
-  X(rows)                                                                                        \
-  X(columns)                                                                                     \
-  X(outputs) X(gap) X(a_signed) X(b_signed) X(y_signed) X(zeros) X(scales) X(narrow) X(in_place) \
-      X(one) X(sides) X(seed)
+#define TENSOR_FIELDS(X)                                                                     \
+  X(kind)                                                                                    \
+  X(n)                                                                                       \
+  X(rows)                                                                                    \
+  X(columns)                                                                                 \
+  X(outputs)                                                                                 \
+  X(gap) X(a_signed) X(b_signed) X(y_signed) X(zeros) X(scales) X(narrow) X(in_place) X(one) \
+      X(sides) X(seed)
 OCTAVO_CASE(TensorCase, "tensor", TENSOR_FIELDS)
 
 Side side(const TensorCase& c, int buffer) {
@@ -159,8 +160,9 @@ struct TensorTest {
     uint8_t* y = y_.place(a.size(), side(c, 0));
     args.a = guarded(a_, a, side(c, 1));
     args.b = guarded(b_, b, side(c, 2));
-    if (c.in_place == 1) args.a = static_cast<uint8_t*>(std::memcpy(y, a.data(), a.size()));
-    if (c.in_place == 2 && !one) args.b = static_cast<uint8_t*>(std::memcpy(y, b.data(), a.size()));
+    const int64_t in_place = c.n > 0 ? c.in_place : 0;
+    if (in_place == 1) args.a = static_cast<uint8_t*>(std::memcpy(y, a.data(), a.size()));
+    if (in_place == 2 && !one) args.b = static_cast<uint8_t*>(std::memcpy(y, b.data(), b.size()));
     args.y = y;
     (c.kind == kAdd ? table.eltwise->add : table.eltwise->multiply)(args);
     return result(y, expected);
