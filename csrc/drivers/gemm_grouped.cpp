@@ -128,7 +128,7 @@ class Gemm {
  private:
   int64_t prefetch_distance() const {
     static const CacheSizes caches = cache_sizes();
-    const auto bytes = static_cast<size_t>(b_.nbytes());
+    const size_t bytes = b_.nbytes();
     const size_t l2 = caches.l2 ? caches.l2 : size_t{1} << 19, l3 = caches.l3 ? caches.l3 : l2;
     // Half of L3 is what others leave of it.
     return bytes <= l2 ? 0 : bytes <= l3 / 2 ? kPrefetchL3 : kPrefetchMemory;
