@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "check.h"
+#include "drivers/gemm_f32.h"
 #include "gemm_case.h"
 #include "ops/float_linear.h"
 #include "ops/matmul.h"
