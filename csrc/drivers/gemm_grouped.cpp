@@ -271,7 +271,7 @@ void PackedGroups::unpack(uint8_t* codes, float* scale, int32_t* zero_point) con
   }
 }
 
-void gemm_grouped(const GroupedGemm& g, const PackedGroups& b, int threads) noexcept {
+void gemm_grouped(const GroupedGemm& g, const PackedGroups& b, int threads) {
   if (g.m <= 0 || b.n <= 0) return;
   const Gemm gemm(g, b);
   threads =

@@ -67,6 +67,6 @@ struct GroupedGemm {
   float lo, hi;
 };
 
-void gemm_grouped(const GroupedGemm& g, const PackedGroups& b, int threads) noexcept;
+void gemm_grouped(const GroupedGemm& g, const PackedGroups& b, int threads);
 
 }  // namespace octavo

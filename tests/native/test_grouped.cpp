@@ -3,13 +3,30 @@
 // that may not be touched.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <new>
+#include <thread>
 
 #include "check.h"
 #include "drivers/gemm.h"
 #include "drivers/gemm_grouped.h"
 #include "guard_page.h"
 #include "reference/grouped.h"
+
+namespace {
+bool memory_is_out = false;
+}  // namespace
+
+// What AlignedBuffer and scratch() take their memory from.
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  const auto step = static_cast<size_t>(alignment);
+  void* data = memory_is_out ? nullptr : std::aligned_alloc(step, (bytes + step - 1) / step * step);
+  if (!data) throw std::bad_alloc();
+  return data;
+}
+void operator delete(void* data, std::align_val_t) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t, std::align_val_t) noexcept { std::free(data); }
 
 namespace octavo {
 namespace {
@@ -254,6 +271,42 @@ GroupedCase random_grouped(Random& random) {
   return c;
 }
 
+// A thread that has no scratch yet, and gets none: std::bad_alloc, and then the right result.
+void test_memory(const KernelTable& table) {
+  GroupedCase c;
+  c.m = 3;
+  c.n = 50;
+  c.k = 100;
+  c.group = 32;
+  c.bits = 4;
+  CaseScope<GroupedCase> scope(table, c);
+  const Problem p = make_problem(c);
+  const GroupedWeights w = {p.w.data(), c.n, c.k, false, 4, c.group, p.scale.data(), nullptr};
+  const PackedGroups packed(table, w, 1);
+  std::vector<float> expected(static_cast<size_t>(c.m * c.n)), y(expected.size());
+  reference_grouped({p.x.data(), p.ldx, c.m, c.k, p.w.data(), false, c.n, c.group, p.scale.data(),
+                     nullptr, nullptr, false, 0, 0},
+                    expected.data(), c.n);
+  const GroupedGemm g = {p.x.data(), c.m, p.ldx, y.data(), c.n, nullptr, false, 0, 0};
+  const auto throws = [](const auto& body) {
+    memory_is_out = true;
+    bool thrown = false;
+    try {
+      body();
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    memory_is_out = false;
+    return thrown;
+  };
+  std::thread([&] {
+    OCTAVO_CHECK(throws([&] { gemm_grouped(g, packed, 1); }), "no memory: nothing was thrown");
+    OCTAVO_CHECK(throws([&] { PackedGroups(table, w, 1); }), "packed without memory");
+    gemm_grouped(g, packed, 1);
+  }).join();
+  OCTAVO_CHECK(y == expected, "memory again: another result");
+}
+
 void test_grouped(const KernelTable& table) {
   const GemmGroupedKernels& kernels = *table.gemm_grouped;
   const bool small = in_qemu();
@@ -314,6 +367,7 @@ void test_grouped(const KernelTable& table) {
     c.group = random.pick(groups);
     test.check(table, c);
   }
+  test_memory(table);
   OCTAVO_CHECK(test.halves > 0 && test.zeros > 0, "no float16 scales, or no zero points: vacuous");
   std::printf("%s: %lld cases\n", table.info->name, static_cast<long long>(running.cases));
   running.cases = 0;
