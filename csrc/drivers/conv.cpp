@@ -20,6 +20,8 @@ constexpr int64_t kBlockColumns = 512;
 constexpr int64_t kLeastRows = 3;
 // Output pixels of which all taps are gathered at once, for weights with zero points.
 constexpr int64_t kGatheredPixels = 64;
+// Taps of the largest kernel whose columns may be dilated without gathering.
+constexpr int64_t kMostTaps = 128;
 // More columns than any panel has.
 constexpr int64_t kMostColumns = 128;
 // The micro-kernel reads whole k-groups of a window: this far beyond its end.
@@ -128,11 +130,14 @@ class Conv {
     const auto all = [](const Taps& t, int64_t count) { return t.from == 0 && t.to == count; };
     const bool has_padding = !all(left, g.kernel_w) || !all(right, g.kernel_w) ||
                              !all(top, g.kernel_h) || !all(bottom, g.kernel_h);
+    // Dilated columns: each tap a segment of its own, where it begins a k-group.
+    splits_ = g.dilation_w > 1 && g.kernel_w > 1 && channels % b.kr == 0 &&
+              g.kernel_h * g.kernel_w <= kMostTaps;
     const bool is_run =
-        g.kernel_w == 1 || (g.dilation_w == 1 && x.pixel_stride == channels * x_bytes_);
+        g.kernel_w == 1 || splits_ || (g.dilation_w == 1 && x.pixel_stride == channels * x_bytes_);
     copies_ = has_padding || widens_ || copy_flip_ || !is_run;
     // Of a kernel one wide (high), a window holds the columns (rows) that are read, no others.
-    gathers_ = copies_ && (g.kernel_w == 1 ? g.stride_w > 1 : g.dilation_w > 1);
+    gathers_ = copies_ && !splits_ && (g.kernel_w == 1 ? g.stride_w > 1 : g.dilation_w > 1);
     picks_rows_ = copies_ && g.kernel_h == 1;
     if (copies_) {
       window_w_ = window_columns(columns);
@@ -147,8 +152,14 @@ class Conv {
       segment_length_ = g.kernel_w * channels;
     }
     row_ = (picks_rows_ ? 1 : g.stride_h) * pitch_;
+    if (splits_) {
+      segment_length_ = channels;
+      const int64_t step = g.dilation_w * (copies_ ? channels : x.pixel_stride / x_bytes_);
+      for (int64_t tap = 0; tap < g.kernel_h * g.kernel_w; ++tap)
+        offsets_[tap] = tap / g.kernel_w * g.dilation_h * pitch_ + tap % g.kernel_w * step;
+    }
     zero_ = b.is_float ? 0 : stored_a_zero_point(kernels_, x.is_signed, x.zero_point);
-    clips_columns_ = copies_ && !gathers_ && channels % b.kr == 0 &&
+    clips_columns_ = copies_ && !gathers_ && !splits_ && channels % b.kr == 0 &&
                      (!all(left, g.kernel_w) || !all(right, g.kernel_w));
     // Columns of output all of whose taps lie inside.
     inner_from_ = 0;
@@ -274,10 +285,11 @@ class Conv {
       const auto run = [&](int64_t row, int64_t ox, int64_t m, Taps ky, Taps kx) {
         ky = {std::clamp(ky.from, part.from, part.to), std::clamp(ky.to, part.from, part.to)};
         g.m = m;
-        g.segments = ky.to - ky.from;
+        g.segments = (ky.to - ky.from) * (splits_ ? g_.kernel_w : 1);
+        g.offsets = splits_ ? offsets_ + ky.from * g_.kernel_w : nullptr;
+        const int64_t first = splits_ ? 0 : ky.from * g.pitch;
         const int64_t skipped = kx.from * b_.channels;
-        g.a = window +
-              (row * row_ + (ox - block.left) * pixel_ + ky.from * g.pitch + skipped) * a_bytes_;
+        g.a = window + (row * row_ + (ox - block.left) * pixel_ + first + skipped) * a_bytes_;
         g.b = weights + ((ky.from - part.from) * segment_values + skipped * g.width) * b_bytes;
         g.c = y + (row * y_.row_stride + ox * y_.pixel_stride + column) * value_bytes;
         kernel(g);
@@ -446,8 +458,9 @@ class Conv {
   const int32_t* col_start_;
   const KernelTable& kernels_;
   const InfoKernels& info_;
-  int64_t x_bytes_, a_bytes_;  // of a value of x; of one of a window
-  bool widens_, copies_, gathers_, picks_rows_, clips_columns_;
+  int64_t x_bytes_, a_bytes_;   // of a value of x; of one of a window
+  int64_t offsets_[kMostTaps];  // splits_: of each tap, from the first one
+  bool splits_, widens_, copies_, gathers_, picks_rows_, clips_columns_;
   uint8_t flip_, copy_flip_ = 0;
   // In values: between output pixels, between output rows, between rows of the window.
   int64_t pixel_, row_, pitch_;

@@ -10,7 +10,8 @@
 // bit of every byte of A (a_flip = 0x80) turns uint8 into int8 and back, moving za by 128.
 //
 // A: `m` rows, `lda` values apart. A row is `segments` runs of `segment_length` values, `pitch`
-// values apart (one run for a product; one for each kernel row of a convolution). B has each
+// values apart, or where `offsets` says (one run for a product; one for each kernel row of a
+// convolution, or each tap of a dilated one). B has each
 // segment padded with zeros to a multiple of kr; of A nothing is read beyond a segment's end.
 // B: one panel, [segments * ceil(segment_length / kr)][width][kr], see pack.h; `width` columns (a
 // multiple of nv), of which `n` are real. b_skip values of it are passed over after each segment
@@ -37,6 +38,7 @@ struct GemmArgs {
   int64_t m;
   int64_t segments;
   int64_t pitch;
+  const int64_t* offsets;  // null: segment * pitch; else where each segment begins
   int64_t segment_length;
   uint8_t a_flip;  // 0 or 0x80; 0 where prepare_a made A, and where info.flips is false
 
@@ -318,9 +320,10 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
   const int64_t full_groups = g.segment_length / T::kKr;
   const int tail = static_cast<int>(g.segment_length % T::kKr);
   for (int64_t segment = 0; segment < g.segments; ++segment) {
+    const int64_t offset = g.offsets ? g.offsets[segment] : segment * g.pitch;
     const AValue* at[kRowPointers];
     OCTAVO_UNROLL
-    for (int i = 0; i < kRowPointers; ++i) at[i] = a + segment * g.pitch + 3 * i * lda;
+    for (int i = 0; i < kRowPointers; ++i) at[i] = a + offset + 3 * i * lda;
     int64_t left = full_groups;
     for (; left >= S; left -= S) {
       OCTAVO_UNROLL
