@@ -184,6 +184,8 @@ py::array activation_table(const std::string& name, const py::object& x_scale,
   const auto parameter = [](const py::object& object, const char* what) {
     std::optional<double> value;
     if (object.is_none()) return value;
+    if (!PyNumber_Check(object.ptr()))
+      raise_type(what, " must be a number or None, got ", Py_TYPE(object.ptr())->tp_name);
     value = PyFloat_AsDouble(object.ptr());
     if (PyErr_Occurred()) throw py::error_already_set();
     if (std::isnan(*value)) raise_value(what, " must not be NaN");
@@ -294,6 +296,11 @@ struct ImageCodes : Codes {
   }
 };
 
+void check_has_pixels(const Images& images) {
+  if (images.height < 1 || images.width < 1)
+    raise_value("x must have at least one pixel, got ", images.height, " x ", images.width);
+}
+
 Window window_of(const Images& images, const py::object& kernel, const py::object& stride,
                  const py::object& padding, const py::object& dilation, bool ceil_mode) {
   const auto sizes = sizes_of<2>(kernel, "kernel", 1);
@@ -343,6 +350,7 @@ py::object average_pool(const py::object& x, const py::object& x_scale,
   const Type type = code_dtype(out_dtype);
   const Quantization x_q = quantization_of(x_scale, x_zero_point, codes.type, "x_");
   const Quantization y_q = quantization_of(out_scale, out_zero_point, type, "out_");
+  if (kernel.is_none()) check_has_pixels(codes.images);
   const py::object whole = py::make_tuple(codes.images.height, codes.images.width);
   const Window window = window_of(codes.images, kernel.is_none() ? whole : kernel, stride, padding,
                                   py::make_tuple(1, 1), ceil_mode);
@@ -410,8 +418,7 @@ py::object resize(const py::object& x, const py::object& size, const std::string
       out_scale.is_none() ? x_q : quantization_of(out_scale, out_zero_point, type, "out_");
   check_code(y_q.zero_point, type, "out_zero_point");
   const Images& images = codes.images;
-  if (images.height < 1 || images.width < 1)
-    raise_value("x must have at least one pixel, got ", images.height, " x ", images.width);
+  check_has_pixels(images);
   const bool same =
       type == codes.type && x_q.scale == y_q.scale && x_q.zero_point == y_q.zero_point;
   const float multiplier = factor(double{x_q.scale} / y_q.scale, "x_scale / out_scale");
