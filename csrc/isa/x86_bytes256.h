@@ -21,17 +21,51 @@ struct Bytes256 {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static OCTAVO_INLINE B load_part(const uint8_t* p, int64_t n) {
-    alignas(32) uint8_t bytes[32] = {};
-    for (int64_t i = 0; i < n; ++i) bytes[i] = p[i];
-    return load(bytes);
+    if (n < 16) return _mm256_setr_m128i(load16_part(p, n), _mm_setzero_si128());
+    return _mm256_setr_m128i(load_lane(p), load16_part(p + 16, n - 16));
   }
   static OCTAVO_INLINE void store(uint8_t* p, B x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
   }
   static OCTAVO_INLINE void store_part(uint8_t* p, B x, int64_t n) {
-    alignas(32) uint8_t bytes[32];
-    store(bytes, x);
-    for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
+    __m128i rest = _mm256_castsi256_si128(x);
+    if (n >= 16) {
+      store_lane(p, rest);
+      rest = _mm256_extracti128_si256(x, 1);
+      p += 16;
+      n -= 16;
+    }
+    if (n >= 8) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p), rest);
+      rest = _mm_unpackhi_epi64(rest, rest);
+      p += 8;
+      n -= 8;
+    }
+    auto bytes = static_cast<uint64_t>(_mm_cvtsi128_si64(rest));
+    for (; n > 0; --n, bytes >>= 8) *p++ = static_cast<uint8_t>(bytes);
+  }
+  // n < 8 bytes as a number; where there are several, by two loads that overlap.
+  static OCTAVO_INLINE uint64_t load8_part(const uint8_t* p, int64_t n) {
+    if (n >= 4) {
+      uint32_t first, last;
+      __builtin_memcpy(&first, p, 4);
+      __builtin_memcpy(&last, p + n - 4, 4);
+      return first | static_cast<uint64_t>(last) << (8 * (n - 4));
+    }
+    uint64_t x = 0;
+    for (int64_t i = 0; i < n; ++i) x |= static_cast<uint64_t>(p[i]) << (8 * i);
+    return x;
+  }
+  static OCTAVO_INLINE __m128i load16_part(const uint8_t* p, int64_t n) {
+    uint64_t first = 0, rest = 0;
+    if (n >= 16) return load_lane(p);
+    if (n >= 8) {
+      __builtin_memcpy(&first, p, 8);
+      rest = load8_part(p + 8, n - 8);
+    } else {
+      first = load8_part(p, n);
+    }
+    return _mm_set_epi64x(static_cast<int64_t>(rest), static_cast<int64_t>(first));
   }
   static OCTAVO_INLINE B set(uint8_t x) { return _mm256_set1_epi8(static_cast<char>(x)); }
   static OCTAVO_INLINE B exclusive_or(B a, B b) { return _mm256_xor_si256(a, b); }
