@@ -37,6 +37,13 @@ def generate(folder: Path) -> str:
     for guess, known in TYPES.items():
         assert guess in text, f"the module has no {guess!r} any more"
         text = text.replace(guess, known)
+    text = re.sub(
+        r"(class ConvOp:.*?out: numpy\.ndarray \| None = None)\)",
+        r"\1, residual: numpy.ndarray | None = None)",
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )
     text = re.sub("^__version__: str = .*", "__version__: str", text, flags=re.MULTILINE)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 

@@ -5,12 +5,24 @@ import warnings
 
 from octavo import runtime
 from octavo._core import PackedMatrix, __version__, matmul, pack, requantize
-from octavo.array import QParams, QTensor, dequantize, linear, quantize
+from octavo.array import (
+    QParams,
+    QTensor,
+    conv1d,
+    conv2d,
+    conv_transpose2d,
+    dequantize,
+    linear,
+    quantize,
+)
 from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
-from octavo.nn import Linear
+from octavo.nn import Conv1d, Conv2d, ConvTranspose2d, Linear
 from octavo.runtime import set_num_threads, show_config, threads
 
 __all__ = [
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose2d",
     "FallbackWarning",
     "Linear",
     "ModelError",
@@ -19,6 +31,9 @@ __all__ = [
     "QTensor",
     "UnsupportedOpError",
     "__version__",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
     "dequantize",
     "linear",
     "matmul",

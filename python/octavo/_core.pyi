@@ -120,9 +120,9 @@ class GroupedLinearOp:
         ...
 class ConvOp:
     """
-    A prepared convolution with weights in 8 bits.
+    A prepared convolution with weights in 8 bits, or (w_scale None) in float32 or float16.
     """
-    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None, residual: numpy.ndarray | None = None) -> numpy.ndarray:
         """
         Call self as a function.
         """

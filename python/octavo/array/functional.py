@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from octavo.array import affine
+from octavo.array.activation import Activation, activation_bounds
 from octavo.array.interop import FLOAT32, as_array, as_float32, dtype_name, is_floating
-from octavo.array.prepared import Activation, activation_bounds, prepare
+from octavo.array.prepared import prepare
 from octavo.array.qparams import EIGHT_BITS, RANGES, QParams, as_scale, as_zero_point
 from octavo.array.qtensor import (
     DTYPES,

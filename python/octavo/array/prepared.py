@@ -9,45 +9,21 @@ How the weights are stored decides how the product is done:
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from octavo import _core
+from octavo.array.activation import Bounds
 from octavo.array.affine import check_out
 from octavo.array.interop import FLOAT32, as_array, is_floating
 from octavo.array.qparams import QParams
 
 if TYPE_CHECKING:
     from octavo.array.qtensor import QTensor
-
-Bounds = tuple[float | None, float | None]
-Activation = str | Sequence[Any] | None
-
-_ACTIVATIONS: dict[str, Bounds] = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
-
-
-def activation_bounds(activation: Activation) -> Bounds:
-    """Return the range that an activation clips to; None is an open end."""
-    if activation is None:
-        return None, None
-    if isinstance(activation, str):
-        if activation in _ACTIVATIONS:
-            return _ACTIVATIONS[activation]
-    elif len(activation) == 3 and activation[0] == "clip":
-        lo = -math.inf if activation[1] is None else float(activation[1])
-        hi = math.inf if activation[2] is None else float(activation[2])
-        if not lo <= hi or lo == math.inf or hi == -math.inf:
-            raise ValueError(
-                f"clip has bounds {lo} and {hi}, expected lo <= hi, both finite or None"
-            )
-        return (None if lo == -math.inf else lo), (None if hi == math.inf else hi)
-    known = ", ".join(map(repr, _ACTIVATIONS))
-    raise ValueError(f"activation is {activation!r}, expected {known}, ('clip', lo, hi) or None")
 
 
 def prepare(
@@ -62,15 +38,15 @@ def prepare(
     """Validate everything and pack the weights `w` of shape (out, in)."""
     if w.ndim != 2:
         raise ValueError(f"w has {w.ndim} dimensions, expected 2: (out, in)")
-    _check_qparams(x_qparams, "x_qparams")
-    _check_qparams(out_qparams, "out_qparams")
+    check_qparams(x_qparams, "x_qparams")
+    check_qparams(out_qparams, "out_qparams")
     if out_dtype not in {None, "float32", "int32"}:
         raise ValueError(f"out_dtype is {out_dtype!r}, expected 'float32', 'int32' or None")
     if out_dtype is not None and out_qparams is not None:
         raise ValueError(
             f"out_dtype is {out_dtype!r} and out_qparams is given; expected one of them"
         )
-    b = None if bias is None else _as_bias(bias, w.shape[0])
+    b = None if bias is None else as_bias(bias, w.shape[0])
     if not isinstance(w, np.ndarray) and w.axis == 1:
         raise ValueError(
             "the scale of w varies along axis 1, which the product sums over; w is (out, in): "
@@ -96,7 +72,8 @@ def prepare(
     return IntegerLinear(w, b, x_qparams, out_qparams, out_dtype or "float32", bounds)
 
 
-def _check_qparams(qparams: QParams | None, name: str) -> None:
+def check_qparams(qparams: QParams | None, name: str) -> None:
+    """Raise unless `qparams` is None or describes 8-bit codes with one scale."""
     if qparams is None:
         return
     if not isinstance(qparams, QParams):
@@ -107,7 +84,7 @@ def _check_qparams(qparams: QParams | None, name: str) -> None:
         raise ValueError(f"{name} has dtype {qparams.dtype}, expected int8 or uint8")
 
 
-def _as_bias(bias: ArrayLike, out_features: int) -> NDArray[Any]:
+def as_bias(bias: ArrayLike, out_features: int) -> NDArray[Any]:
     """Return a copy of `bias` as float32, or as int32 where it was."""
     array = as_array(bias, "bias")
     if not is_floating(array) and array.dtype != np.int32:
@@ -118,6 +95,31 @@ def _as_bias(bias: ArrayLike, out_features: int) -> NDArray[Any]:
     if not np.isfinite(b).all():
         raise ValueError("bias holds NaN or infinity, expected finite values")
     return b
+
+
+def bias_factor(
+    bias: NDArray[np.float32], scale: ArrayLike, x_scale: float, stacklevel: int
+) -> NDArray[np.float64] | None:
+    """Return what the scale of each output's weights must be raised by; None: nothing, for any.
+
+    Where int32 cannot hold a bias at ``x_scale * scale``, the factor is the power of two that
+    brings it to half of int32's range: the rest is for the products.
+    """
+    scale = np.broadcast_to(scale, bias.shape)
+    steps = np.abs(bias.astype(np.float64)) / (x_scale * scale.astype(np.float64))
+    too_large = np.rint(steps) > np.iinfo(np.int32).max
+    if not too_large.any():
+        return None
+    factor = np.where(too_large, 2.0 ** np.frexp(steps / 2.0**30)[1], 1.0)
+    first = int(np.argmax(too_large))
+    warnings.warn(
+        f"bias of {np.count_nonzero(too_large)} outputs overflows int32 at x_scale * w_scale "
+        f"(output {first}: {steps[first]:.3g} steps); their weight scales were raised, "
+        f"by {factor.max():g} at most, and their weights rounded again",
+        RuntimeWarning,
+        stacklevel=stacklevel,
+    )
+    return factor
 
 
 class IntegerLinear:
@@ -173,23 +175,12 @@ class IntegerLinear:
     ) -> NDArray[Any]:
         """Double the weight scale of outputs whose bias int32 cannot hold (docs/int8.md).
 
-        It is doubled until the bias takes at most half of int32's range: the rest is for the
-        products. Doubling keeps the requantized weights as near as their fewer codes can be.
+        Doubling keeps the requantized weights as near as their fewer codes can be.
         """
-        scale = np.broadcast_to(self.scale, bias.shape)
-        steps = np.abs(bias.astype(np.float64)) / (x_scale * scale.astype(np.float64))
-        too_large = np.rint(steps) > np.iinfo(np.int32).max
-        if not too_large.any():
+        factor = bias_factor(bias, self.scale, x_scale, stacklevel=7)
+        if factor is None:
             return codes
-        factor = np.where(too_large, 2.0 ** np.frexp(steps / 2.0**30)[1], 1.0)
-        first = int(np.argmax(too_large))
-        warnings.warn(
-            f"bias of {np.count_nonzero(too_large)} outputs overflows int32 at x_scale * w_scale "
-            f"(output {first}: {steps[first]:.3g} steps); their weight scales were raised, "
-            f"by {factor.max():g} at most, and their weights rounded again",
-            RuntimeWarning,
-            stacklevel=6,
-        )
+        scale = np.broadcast_to(self.scale, bias.shape)
         zero_point = np.broadcast_to(self.zero_point, bias.shape)[:, None]
         self.axis = 0
         self.scale = (scale * factor).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -368,16 +368,19 @@ class _Prepared:
 
     # Replaced, never changed: threads may lose each other's entry, and pack once more, but need no
     # lock (which a fork could leave held).
-    operators: Mapping[object, PreparedLinear] = MappingProxyType({})
+    operators: Mapping[object, Any] = MappingProxyType({})
+
+
+Operator = TypeVar("Operator")
 
 
 def prepared_from(
-    w: QTensor, options: tuple[object, ...], make: Callable[[QTensor], PreparedLinear]
-) -> PreparedLinear:
+    w: QTensor, options: tuple[object, ...], make: Callable[[QTensor], Operator]
+) -> Operator:
     """Return the operator that `make` builds from `w`; the last four are kept, by their options."""
     kept = w._prepared.operators
     key = (options, w._transposed)
-    operator = kept.get(key)
+    operator: Operator | None = kept.get(key)
     if operator is None:
         operator = make(w)
         w._prepared.operators = dict([*list(kept.items())[-3:], (key, operator)])
@@ -393,9 +396,10 @@ def _product(x: Any, q: Any, out: NDArray[np.float32] | None = None) -> NDArray[
     if isinstance(x, QTensor):
         raise TypeError("q @ q: both sides are QTensors; use oc.linear(x_q, w_q), w_q (out, in)")
     hint = "; for 8-bit x use oc.linear(x, w_q, x_qparams=...) or oc.matmul(x, q.codes())"
-    operator = q._prepared.operators.get((NO_OPTIONS, not q._transposed))
+    operator: PreparedLinear | None = q._prepared.operators.get((NO_OPTIONS, not q._transposed))
     if operator is not None:
-        return operator.run(as_float32(x, "x", hint), out)
+        y: NDArray[np.float32] = operator.run(as_float32(x, "x", hint), out)
+        return y
     if q.ndim != 2:
         raise ValueError(f"x @ q: q has {q.ndim} dimensions, expected 2")
     if q.axis == 0:

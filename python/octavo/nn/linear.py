@@ -8,15 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from octavo.array.activation import Activation, activation_bounds, as_activation
 from octavo.array.functional import activations, quantize
 from octavo.array.interop import as_float32, digest, read_only
-from octavo.array.prepared import (
-    Activation,
-    PlainLinear,
-    PreparedLinear,
-    activation_bounds,
-    prepare,
-)
+from octavo.array.prepared import PlainLinear, PreparedLinear, prepare
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, wrap_result
 
@@ -187,8 +182,7 @@ class Linear:
             out_qparams=out_qparams,
             bounds=activation_bounds(activation),
         )
-        if not isinstance(activation, str | None):
-            activation = tuple(activation)
+        activation = as_activation(activation)
         if isinstance(w, np.ndarray):
             precision = "float32"
         else:

@@ -1,0 +1,377 @@
+"""Operators on 8-bit tensors between the layers: pooling, sums, functions, shapes.
+
+Each takes QTensors of 8 bits with one scale and gives one; by "Elementwise" of docs/int8.md, the same
+bits on every CPU. ``out_qparams`` None keeps the parameters of `x`, where an operator may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo import _core
+from octavo.array.activation import Activation, activation_bounds, table, table_function
+from octavo.array.convolution import Padding, Size, make_window
+from octavo.array.prepared import check_qparams
+from octavo.array.qparams import QParams
+from octavo.array.qtensor import QTensor, wrap_result
+
+
+def _codes(x: QTensor, name: str = "x") -> NDArray[Any]:
+    if not isinstance(x, QTensor):
+        raise TypeError(f"{name} is {type(x).__name__}, expected octavo.QTensor")
+    if x.dtype not in {"int8", "uint8"} or x.axis is not None:
+        raise ValueError(f"{name} has {x.qparams}, expected 8 bits and one scale")
+    return x.codes()
+
+
+def _out(x: QTensor, out_qparams: QParams | None) -> QParams:
+    check_qparams(out_qparams, "out_qparams")
+    return _own(x) if out_qparams is None else out_qparams
+
+
+def _own(x: QTensor) -> QParams:
+    assert x.qparams is not None  # _codes() looked
+    return x.qparams
+
+
+def add(a: QTensor, b: QTensor, *, out_qparams: QParams, activation: Activation = None) -> QTensor:
+    """Return ``a + b``, broadcast, clipped by `activation` (relu, relu6 or ("clip", lo, hi)).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes that do not broadcast; tensors without one 8-bit scale.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.array([1, 2, 3], np.int8), 0.5)
+    >>> oc.nn.add(x, x, out_qparams=oc.QParams(1.0)).codes()
+    array([1, 2, 3], dtype=uint8)
+    """
+    return _combined(_core.add, a, b, out_qparams, activation)
+
+
+def multiply(
+    a: QTensor, b: QTensor, *, out_qparams: QParams, activation: Activation = None
+) -> QTensor:
+    """Return ``a * b``, broadcast, clipped by `activation`; as `add`.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.array([1, 2, 3], np.int8), 0.5)
+    >>> oc.nn.multiply(x, x, out_qparams=oc.QParams(0.25)).codes()
+    array([1, 4, 9], dtype=uint8)
+    """
+    return _combined(_core.multiply, a, b, out_qparams, activation)
+
+
+def _combined(
+    function: Any, a: QTensor, b: QTensor, out_qparams: QParams, activation: Activation
+) -> QTensor:
+    left, right = _codes(a, "a"), _codes(b, "b")
+    check_qparams(out_qparams, "out_qparams")
+    lo, hi = activation_bounds(activation)
+    codes = function(
+        left,
+        right,
+        a.scale,
+        a.zero_point,
+        b.scale,
+        b.zero_point,
+        out_qparams.scale,
+        out_qparams.zero_point,
+        out_qparams.dtype,
+        lo=lo,
+        hi=hi,
+    )
+    return wrap_result(codes, out_qparams)
+
+
+def activate(x: QTensor, activation: Activation, *, out_qparams: QParams | None = None) -> QTensor:
+    """Return a function of each value, by a table of 256 codes.
+
+    Parameters
+    ----------
+    x : QTensor
+    activation : str or tuple
+        "relu", "relu6", ("clip", lo, hi), "hard_swish", ("hard_sigmoid", alpha, beta), "sigmoid",
+        "silu", "gelu", "gelu_tanh", "tanh", ("leaky_relu", alpha), ("elu", alpha).
+    out_qparams : QParams, optional
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.array([-128, 0, 127], np.int8), 0.1)
+    >>> oc.nn.activate(x, "sigmoid", out_qparams=oc.QParams(1 / 255)).codes()
+    array([  0, 127, 255], dtype=uint8)
+    """
+    codes, q = _codes(x), _out(x, out_qparams)
+    function = table_function(activation)
+    if function is None:
+        lo, hi = activation_bounds(activation)
+        most = float(np.finfo(np.float32).max)
+        function = ("clip", -most if lo is None else lo, most if hi is None else hi)
+    return wrap_result(_core.lookup(codes, table(function, _own(x), q)), q)
+
+
+def max_pool2d(
+    x: QTensor,
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    layout: str = "NCHW",
+) -> QTensor:
+    """Return the greatest value under each window; padding never wins.
+
+    Parameters
+    ----------
+    x : QTensor of shape (batch, channels, height, width), or as `layout` says
+    kernel_size, dilation : int or (height, width)
+    stride : int or (height, width), default `kernel_size`
+    padding : int, pair or (top, left, bottom, right), default 0
+    ceil_mode : bool, default False
+        Windows that begin inside but end beyond the padded image count too.
+    layout : {"NCHW", "NHWC"}, default "NCHW"
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.arange(16, dtype=np.int8).reshape(1, 1, 4, 4), 1.0)
+    >>> oc.nn.max_pool2d(x, 2).codes().tolist()
+    [[[[5, 7], [13, 15]]]]
+    """
+    kernel, steps, sides, dilations = _pool_window(kernel_size, stride, padding, dilation, layout)
+    codes = _core.max_pool(
+        _codes(x), kernel, steps, sides, dilations, ceil_mode=ceil_mode, layout=layout
+    )
+    return wrap_result(codes, _own(x))
+
+
+def average_pool2d(
+    x: QTensor,
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    out_qparams: QParams | None = None,
+    layout: str = "NCHW",
+) -> QTensor:
+    """Return the mean under each window; as `max_pool2d`.
+
+    `count_include_pad` counts padding as values of zero.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.arange(16, dtype=np.int8).reshape(1, 1, 4, 4), 0.5)
+    >>> oc.nn.average_pool2d(x, 2, out_qparams=oc.QParams(0.25)).codes().tolist()
+    [[[[5, 9], [21, 25]]]]
+    """
+    kernel, steps, sides, _ = _pool_window(kernel_size, stride, padding, 1, layout)
+    q = _out(x, out_qparams)
+    codes = _core.average_pool(
+        _codes(x),
+        x.scale,
+        x.zero_point,
+        q.scale,
+        q.zero_point,
+        q.dtype,
+        kernel,
+        steps,
+        sides,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        layout=layout,
+    )
+    return wrap_result(codes, q)
+
+
+def global_average_pool2d(
+    x: QTensor, *, out_qparams: QParams | None = None, layout: str = "NCHW"
+) -> QTensor:
+    """Return the mean of each channel of each image, height and width 1.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.array([[[[1, 3], [5, 7]]]], np.int8), 1.0)
+    >>> oc.nn.global_average_pool2d(x).codes().tolist()
+    [[[[4]]]]
+    """
+    q = _out(x, out_qparams)
+    codes = _core.average_pool(
+        _codes(x), x.scale, x.zero_point, q.scale, q.zero_point, q.dtype, None, layout=layout
+    )
+    return wrap_result(codes, q)
+
+
+def _pool_window(
+    kernel_size: Size, stride: Size | None, padding: Padding, dilation: Size, layout: str
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+    if isinstance(padding, str):
+        raise TypeError(f"padding is {padding!r}, expected a number, or one for each side")
+    kernel = make_window(2, kernel_size, 0, 1, 1, layout).stride
+    window = make_window(2, kernel if stride is None else stride, padding, dilation, 1, layout)
+    return kernel, window.stride, window.padding, window.dilation
+
+
+def concat(
+    tensors: Sequence[QTensor], axis: int = 1, *, out_qparams: QParams | None = None
+) -> QTensor:
+    """Return the tensors one after another along `axis`, rescaled where their parameters differ.
+
+    `out_qparams` None: those of the first.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> a = oc.QTensor(np.array([[2]], np.int8), 0.5)
+    >>> b = oc.QTensor(np.array([[3]], np.int8), 1.0)
+    >>> oc.nn.concat([a, b]).codes()
+    array([[2, 6]], dtype=int8)
+    """
+    if not tensors:
+        raise ValueError("tensors is empty, expected at least one")
+    codes = [_codes(each, f"tensors[{i}]") for i, each in enumerate(tensors)]
+    q = _out(tensors[0], out_qparams)
+    tables = [
+        None if each.qparams == q else table(("identity",), _own(each), q) for each in tensors
+    ]
+    return wrap_result(_core.concat(codes, tables, axis), q)
+
+
+def resize(
+    x: QTensor,
+    size: tuple[int, int],
+    *,
+    mode: str = "nearest",
+    coordinates: str = "half_pixel",
+    rounding: str = "round_prefer_floor",
+    out_qparams: QParams | None = None,
+    layout: str = "NCHW",
+) -> QTensor:
+    """Return images of another size.
+
+    Parameters
+    ----------
+    x : QTensor of shape (batch, channels, height, width), or as `layout` says
+    size : (height, width)
+    mode : {"nearest", "linear"}, default "nearest"
+    coordinates, rounding : str
+        As ONNX Resize names them; `rounding` is of "nearest" alone.
+    out_qparams : QParams, optional
+    layout : {"NCHW", "NHWC"}, default "NCHW"
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.array([[[[1, 2]]]], np.int8), 1.0)
+    >>> oc.nn.resize(x, (1, 4)).codes().tolist()
+    [[[[1, 1, 2, 2]]]]
+    """
+    q = _out(x, out_qparams)
+    codes = _core.resize(
+        _codes(x),
+        size,
+        mode,
+        coordinates,
+        rounding,
+        x.scale,
+        x.zero_point,
+        q.scale,
+        q.zero_point,
+        q.dtype,
+        layout=layout,
+    )
+    return wrap_result(codes, q)
+
+
+def argmax(x: QTensor, axis: int = -1) -> NDArray[np.int64]:
+    """Return where the greatest value along `axis` is, the first of equals.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> oc.nn.argmax(oc.QTensor(np.array([[1, 3, 3]], np.int8), 1.0))
+    array([1])
+    """
+    found: NDArray[np.int64] = _core.argmax(_codes(x), axis)
+    return found
+
+
+def pad(x: QTensor, padding: Padding, *, layout: str = "NCHW") -> QTensor:
+    """Return images with borders of the real value 0; `padding` as `octavo.conv2d` takes it.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.array([[[[5]]]], np.uint8), 1.0, 3)
+    >>> oc.nn.pad(x, (0, 1, 0, 0)).codes().tolist()
+    [[[[3, 5]]]]
+    """
+    codes = _codes(x)
+    if codes.ndim != 4:
+        raise ValueError(f"x has {codes.ndim} dimensions, expected 4")
+    if isinstance(padding, str):
+        raise TypeError(f"padding is {padding!r}, expected a number, or one for each side")
+    top, left, bottom, right = make_window(2, 1, padding, 1, 1, layout).padding
+    first = 2 if layout == "NCHW" else 1
+    widths = [(0, 0)] * 4
+    widths[first], widths[first + 1] = (top, bottom), (left, right)
+    return wrap_result(np.pad(codes, widths, constant_values=int(x.zero_point)), _own(x))
+
+
+def transpose(x: QTensor, axes: Sequence[int]) -> QTensor:
+    """Return a copy with the axes in another order.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> oc.nn.transpose(oc.QTensor(np.zeros((1, 2, 3), np.int8), 1.0), (0, 2, 1)).shape
+    (1, 3, 2)
+    """
+    return wrap_result(_codes(x).transpose(axes).copy(), _own(x))
+
+
+def take(x: QTensor, index: Any) -> QTensor:
+    """Return a copy of ``x[index]`` (slices).
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> oc.nn.take(oc.QTensor(np.arange(4, dtype=np.int8), 1.0), np.s_[1:3]).codes()
+    array([1, 2], dtype=int8)
+    """
+    return wrap_result(np.array(_codes(x)[index]), _own(x))
+
+
+def channel_shuffle(x: QTensor, groups: int, *, layout: str = "NCHW") -> QTensor:
+    """Return images whose channels are dealt out of `groups` equal blocks in turn.
+
+    Examples
+    --------
+    >>> import numpy as np, octavo as oc
+    >>> x = oc.QTensor(np.arange(4, dtype=np.int8).reshape(1, 4, 1, 1), 1.0)
+    >>> oc.nn.channel_shuffle(x, 2).codes().ravel()
+    array([0, 2, 1, 3], dtype=int8)
+    """
+    codes = _codes(x)
+    if codes.ndim != 4:
+        raise ValueError(f"x has {codes.ndim} dimensions, expected 4")
+    axis = 1 if make_window(2, 1, 0, 1, groups, layout).layout == "NCHW" else 3
+    channels = codes.shape[axis]
+    if channels % groups:
+        raise ValueError(f"x has {channels} channels, groups is {groups}; it must divide them")
+    order = np.arange(channels).reshape(groups, -1).T.reshape(-1)
+    return wrap_result(np.take(codes, order, axis=axis), _own(x))
