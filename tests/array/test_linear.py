@@ -485,7 +485,7 @@ ERRORS = {
     ),
     "out dtype": ((X, W), {"out": np.empty((2, 3))}, (TypeError, ValueError), r"out .*float"),
     "out shape": ((X, W), {"out": np.empty((3, 2), np.float32)}, ValueError, r"out .*\(3, 2\)"),
-    "out no array": ((X, F), {"out": [1]}, TypeError, r"out is list, expected float32"),
+    "out no array": ((X, F), {"out": [1]}, TypeError, r"out must be a numpy\.ndarray, got list"),
 }
 
 

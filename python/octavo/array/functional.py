@@ -285,8 +285,7 @@ def linear(
     Every CPU gives the same bits for weights of 8 bits and of 4, by the rules of docs/int8.md; they
     are those of Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference" (2018), equations 4, 5 and 7, with a float32 multiplier.
-    Weights in groups ("Weights in groups" on that page) take plain loops for now, float16 and
-    float32 weights NumPy's product.
+    Weights in groups follow "Weights in groups" on that page, float weights "Float weights".
 
     Examples
     --------

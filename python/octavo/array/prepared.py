@@ -4,13 +4,14 @@ How the weights are stored decides how the product is done:
 
 - 8 or 4 bits with one scale for all or one for each output: integer kernels, weights packed;
 - 8 or 4 bits in groups: integer kernels too, by "Weights in groups" of docs/int8.md;
-- float16 and float32: NumPy's float32 product.
+- float16 and float32: float32 kernels, each output one chain of fused multiply-adds.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def prepare(
             raise TypeError(f"bias is {b.dtype} with {kind} weights, expected float32")
         if not isinstance(w, np.ndarray) and w.group_size is not None:
             return GroupedLinear(w, b, x_qparams, out_qparams, bounds)
-        return PlainLinear(w, b, x_qparams, out_qparams, bounds)
+        return FloatLinear(w, b, x_qparams, out_qparams, bounds)
     if x_qparams is None:
         if out_dtype == "int32":
             raise ValueError("out_dtype is 'int32' without x_qparams; expected the scale of x too")
@@ -168,7 +169,7 @@ class IntegerLinear:
         )
         self.nbytes: int = op.nbytes
         self.unpack = op.unpack
-        self.run = op  # as PlainLinear.run; no frame of Python between
+        self.run = op  # no frame of Python between
 
     def _make_room(
         self, codes: NDArray[Any], bias: NDArray[np.float32], x_scale: float
@@ -210,7 +211,7 @@ class GroupedLinear:
         self.scale = w.scale
         self.zero_point = w.zero_point
         lo, hi = bounds
-        self._op = op = _core.GroupedLinearOp(
+        op = _core.GroupedLinearOp(
             w.codes(),
             w.scale,
             w.zero_point if w.zero_point.any() else None,
@@ -220,28 +221,16 @@ class GroupedLinear:
             lo=lo,
             hi=hi,
         )
-        self._x_qparams = x_qparams
-        self._out_qparams = out_qparams
         self.nbytes: int = op.nbytes
         self.unpack = op.unpack
         plain = x_qparams is None and out_qparams is None
-        self.run: Callable[..., NDArray[Any]] = op if plain else self._run_codes
-
-    def _run_codes(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        if x.dtype != FLOAT32:
-            assert self._x_qparams is not None  # else codes would not have come this far
-            x = _core.dequantize(x, self._x_qparams.scale, self._x_qparams.zero_point, None)
-        q = self._out_qparams
-        y: NDArray[Any] = self._op(x, out if q is None else None)
-        if q is not None:
-            if out is not None:
-                check_out(out, y.shape, q.dtype, x)
-            y = _core.quantize(y, q.scale, q.zero_point, q.dtype, None, out)
-        return y
+        self.run: Callable[..., NDArray[Any]] = (
+            op if plain else partial(run_between, op, x_qparams, out_qparams)
+        )
 
 
-class PlainLinear:
-    """Float weights through NumPy."""
+class FloatLinear:
+    """float32 kernels over float32 or float16 weights. Only the packed form is kept."""
 
     def __init__(
         self,
@@ -253,53 +242,40 @@ class PlainLinear:
     ) -> None:
         self.out_features: int = w.shape[0]
         self.in_features: int = w.shape[1]
-        self.w = w
         self.bias = bias
-        self.nbytes = w.nbytes + (0 if bias is None else bias.nbytes)
-        self._x_qparams = x_qparams
-        self._out_qparams = out_qparams
-        self._bounds = bounds
+        lo, hi = bounds
+        values = w if isinstance(w, np.ndarray) else w.data.reshape(w.shape)
+        op = _core.FloatLinearOp(values, bias=bias, lo=lo, hi=hi)
+        self.nbytes: int = op.nbytes
+        self.unpack = op.unpack
+        plain = x_qparams is None and out_qparams is None
+        self.run: Callable[..., NDArray[Any]] = (
+            op if plain else partial(run_between, op, x_qparams, out_qparams)
+        )
 
-    def run(self, x: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Run on float32 `x` of shape (..., K), or on the 8-bit codes that it was prepared for."""
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            last = x.shape[-1] if x.ndim else "no dimension"
-            raise ValueError(
-                f"w has in_features={self.in_features}, x has {last}; they must be equal"
-            )
-        out_dtype = "float32" if self._out_qparams is None else self._out_qparams.dtype
-        if out is not None:
-            check_out(out, (*x.shape[:-1], self.out_features), out_dtype, x)
-        if x.dtype != FLOAT32:
-            assert self._x_qparams is not None  # else codes would not have come this far
-            x = _core.dequantize(x, self._x_qparams.scale, self._x_qparams.zero_point, None)
-        y = self._product(x)
-        if self.bias is not None:
-            y += self.bias
-        lo, hi = self._bounds
-        # Comparisons, not np.clip: -0 becomes +0 and NaN stays.
-        if lo is not None:
-            y[y <= lo] = lo
-        if hi is not None:
-            y[y >= hi] = hi
-        if self._out_qparams is not None:
-            scale, zero_point = self._out_qparams.scale, self._out_qparams.zero_point
-            codes: NDArray[Any] = _core.quantize(y, scale, zero_point, out_dtype, None, out)
-            return codes
-        if out is None:
-            return y
-        np.copyto(out, y)
-        return out
 
-    def _product(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        y: NDArray[np.float32]
-        if isinstance(self.w, np.ndarray):
-            y = np.matmul(x, self.w.T)
-            return y
-        y = np.matmul(x, self.w.dequantize().T)
-        return y
+def run_between(
+    op: Callable[..., NDArray[Any]],
+    x_qparams: QParams | None,
+    out_qparams: QParams | None,
+    x: NDArray[Any],
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Run a float32 operator on codes, or for codes."""
+    if x.dtype != FLOAT32:
+        assert x_qparams is not None  # else codes would not have come this far
+        x = _core.dequantize(x, x_qparams.scale, x_qparams.zero_point, None)
+    if out_qparams is None:
+        return op(x, out)
+    y = op(x)
+    if out is not None:
+        check_out(out, y.shape, out_qparams.dtype, x)
+    codes: NDArray[Any] = _core.quantize(
+        y, out_qparams.scale, out_qparams.zero_point, out_qparams.dtype, None, out
+    )
+    return codes
 
 
 # A validated operator, of attributes in_features, out_features, nbytes and run(x, out=None);
 # immutable, usable from many threads at once.
-PreparedLinear = IntegerLinear | GroupedLinear | PlainLinear
+PreparedLinear = IntegerLinear | GroupedLinear | FloatLinear

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from octavo.array.activation import Activation, activation_bounds, as_activation
 from octavo.array.functional import activations, quantize
 from octavo.array.interop import as_float32, digest, read_only
-from octavo.array.prepared import PlainLinear, PreparedLinear, prepare
+from octavo.array.prepared import FloatLinear, PreparedLinear, prepare
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, wrap_result
 
@@ -23,11 +23,12 @@ class Linear:
 
     Call it with `x` of shape (..., in) as `octavo.linear` takes it; the result is a QTensor if the
     operator has `out_qparams`, else float32. With ``out=`` an array (codes, where there are
-    `out_qparams`) is written and returned, and nothing is allocated. Frozen, and usable from many threads at once and after a fork. It pickles as plain
-    arrays and packs again, for the CPU it finds, at its first call.
+    `out_qparams`) is written and returned, and nothing is allocated. Frozen, and usable from many
+    threads at once and after a fork. It pickles as plain arrays and packs again, for the CPU it
+    finds, at its first call.
 
     Quantized weights run in integer kernels: with one scale, one for each output, or one for each
-    group of inputs. Float weights take plain paths for now: exact by their rules, but not fast.
+    group of inputs. Float weights run in float32 kernels, the same bits on every CPU.
 
     Examples
     --------
@@ -253,8 +254,11 @@ class Linear:
     def unpack(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
         """Return the weights in their plain form, bit for bit as they are used, and the bias."""
         operator = self._operator
-        if isinstance(operator, PlainLinear):
-            return operator.w, operator.bias
+        if isinstance(operator, FloatLinear):
+            values = operator.unpack()
+            if values.dtype == np.float32:
+                return values, operator.bias
+            return QTensor(values, 1.0, dtype="float16"), operator.bias
         w = QTensor(
             operator.unpack(),
             operator.scale,
