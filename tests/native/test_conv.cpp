@@ -465,8 +465,8 @@ void test_float_driver(const KernelTable& table) {
 // ---- ops/conv
 
 // top .. right: padding, if not `same`; more_h more_w: output padding of transposed convolution
-// x: 0 codes, 1 float32 quantized by one scale, 2 float32 quantized by each image's range, 3 the
-// same where one image holds NaN or infinity
+// x: 0 codes, 1 float32 quantized by one scale (or taken as it is), 2 float32 quantized by each
+// image's range, 3 float32 where one image holds NaN or infinity
 // weights: ConvSpec::Weights; zeros, scales: of w: 1 one, 2 one each (zeros: 0 none)
 // bias: 0 none, 1 float32, 2 int32; output: OutputKind; clip: 0 none, 1 relu, 2 both ends
 // table: 0 none, 1 of unsigned, 2 of signed codes; residual: 0 none, 1 given
@@ -830,7 +830,7 @@ class OpTest {
 void settle(OpCase& c) {
   const auto output = static_cast<OutputKind>(c.output);
   if (c.weights >= 2) {
-    c.x = 1;
+    c.x = c.x == 3 ? 3 : 1;
     c.zeros = c.table = c.residual = 0;
     c.scales = 1;
     c.bias = c.bias ? 1 : 0;
