@@ -20,6 +20,11 @@ OPERATORS = {
     "DynamicQuantizeLinear",
     "MatMulInteger",
     "QLinearMatMul",
+    "ConvInteger",
+    "QLinearConv",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
 }
 CASES = [
     "test_quantizelinear",
@@ -36,6 +41,10 @@ CASES = [
     "test_dynamicquantizelinear_max_adjusted",
     "test_dynamicquantizelinear_min_adjusted",
     "test_matmulinteger",
+    "test_convinteger_without_padding",
+    "test_convinteger_with_padding",
+    "test_qlinearconv",
+    "test_maxpool_2d_uint8",
     *(
         f"test_qlinearmatmul_{rank}_{codes}_{scales}"
         for rank in ("2D", "3D")
@@ -43,7 +52,65 @@ CASES = [
         for scales in ("float16", "float32")
     ),
 ]
+# Cases of float32 images: run on their codes, beside the case's own graph on what these stand for.
+POOLS = [
+    *(
+        f"test_maxpool_2d_{case}"
+        for case in (
+            "precomputed_pads",
+            "precomputed_strides",
+            "precomputed_same_upper",
+            "default",
+            "same_upper",
+            "same_lower",
+            "pads",
+            "strides",
+            "ceil",
+            "ceil_output_size_reduce_by_one",
+            "dilations",
+        )
+    ),
+    *(
+        f"test_averagepool_2d_{case}"
+        for case in (
+            "precomputed_pads",
+            "precomputed_pads_count_include_pad",
+            "precomputed_strides",
+            "precomputed_same_upper",
+            "default",
+            "same_upper",
+            "same_lower",
+            "pads",
+            "pads_count_include_pad",
+            "strides",
+            "ceil",
+            "ceil_last_window_starts_on_pad",
+        )
+    ),
+    "test_globalaveragepool",
+    "test_globalaveragepool_precomputed",
+]
 EXCLUDED = {
+    "pooling has two dimensions": [
+        "test_maxpool_1d_default",
+        "test_maxpool_3d_default",
+        "test_maxpool_3d_dilations",
+        "test_maxpool_3d_dilations_use_ref_impl",
+        "test_maxpool_3d_dilations_use_ref_impl_large",
+        "test_averagepool_1d_default",
+        "test_averagepool_3d_default",
+        "test_averagepool_3d_dilations_small",
+        *(
+            f"test_averagepool_3d_dilations_large_count_include_pad_is_{pad}_ceil_mode_is_{ceil}"
+            for pad in (0, 1)
+            for ceil in (True, False)
+        ),
+    ],
+    "average pooling is not dilated": ["test_averagepool_2d_dilations"],
+    "pooling does not say where the greatest value was": [
+        "test_maxpool_with_argmax_2d_precomputed_pads",
+        "test_maxpool_with_argmax_2d_precomputed_strides",
+    ],
     "8-bit floats are no format of octavo": [
         "test_quantizelinear_e4m3fn",
         "test_quantizelinear_e5m2",
@@ -115,6 +182,33 @@ def integers(array):
     return array.astype(np.int32)
 
 
+def sides(attributes, x_shape, y_shape):
+    """(top, left, bottom, right), also where the case says how many outputs there are."""
+    if "auto_pad" not in attributes:
+        return attributes.get("pads", (0, 0, 0, 0))
+    kernel, steps = attributes["kernel_shape"], attributes.get("strides", (1, 1))
+    extra = [max((y_shape[2 + i] - 1) * steps[i] + kernel[i] - x_shape[2 + i], 0) for i in range(2)]
+    less, more = [each // 2 for each in extra], [each - each // 2 for each in extra]
+    upper = attributes["auto_pad"] == b"SAME_UPPER"
+    return (*less, *more) if upper else (*more, *less)
+
+
+def pool(x, operator, attributes, y_shape):
+    if operator == "GlobalAveragePool":
+        return oc.nn.global_average_pool2d(x)
+    options = {
+        "stride": attributes.get("strides", (1, 1)),
+        "padding": sides(attributes, x.shape, y_shape),
+        "ceil_mode": bool(attributes.get("ceil_mode", 0)),
+    }
+    kernel = attributes["kernel_shape"]
+    if operator == "MaxPool":
+        dilation = attributes.get("dilations", (1, 1))
+        return oc.nn.max_pool2d(x, kernel, dilation=dilation, **options)
+    include = bool(attributes.get("count_include_pad", 0))
+    return oc.nn.average_pool2d(x, kernel, count_include_pad=include, **options)
+
+
 def run(operator, attributes, inputs):
     """What octavo answers, as the list of the operator's outputs."""
     if operator == "QuantizeLinear":
@@ -145,6 +239,31 @@ def run(operator, attributes, inputs):
                 b_zero_point=integers(b_zero_point).reshape(()),
             )
         ]
+    if operator == "ConvInteger":
+        x, w, x_zero_point, *given = inputs
+        w_zero_point = integers(given[0]) if given else np.int32(0)
+        axis = 0 if w_zero_point.ndim else None
+        return [
+            oc.conv2d(
+                x,
+                oc.QTensor(w, np.ones(w_zero_point.shape), w_zero_point, axis=axis),
+                x_qparams=oc.QParams(1.0, integers(x_zero_point).reshape(()), code_name(x)),
+                padding=attributes.get("pads", 0),
+                out_dtype="int32",
+            )
+        ]
+    if operator == "QLinearConv":
+        x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = inputs
+        return [
+            oc.conv2d(
+                x,
+                oc.QTensor(w, w_scale.reshape(-1), integers(w_zero).reshape(-1), axis=0),
+                x_qparams=oc.QParams(x_scale, integers(x_zero), code_name(x)),
+                out_qparams=oc.QParams(y_scale, integers(y_zero), code_name(y_zero)),
+            ).codes()
+        ]
+    if operator == "MaxPool":
+        return [pool(oc.QTensor(inputs[0], 1.0), operator, attributes, None).codes()]
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = inputs
     scales = [np.float32(scale.reshape(())) for scale in (a_scale, b_scale, y_scale)]
     return [
@@ -177,6 +296,26 @@ def test_onnx_node_case(name):
             assert np.array_equal(got, expected)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", POOLS)
+def test_onnx_pooling_case_on_codes(name):
+    from onnx.reference import ReferenceEvaluator
+
+    model = collected()[name].model
+    (node,) = model.graph.node
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    for (given,), _ in collected()[name].data_sets:
+        x = oc.quantize(to_array(given), "uint8")
+        feeds = {model.graph.input[0].name: x.dequantize()}
+        (expected,) = ReferenceEvaluator(model).run(None, feeds)
+        y = pool(x, node.op_type, attributes, expected.shape)
+        assert y.shape == expected.shape
+        # A mean may lie half-way between two codes in one arithmetic and not in the other.
+        most = 0 if node.op_type == "MaxPool" else 1
+        codes = oc.quantize(expected, qparams=x.qparams).codes()
+        assert np.abs(codes.astype(int) - y.codes()).max() <= most
+
+
 def test_every_case_is_run_or_excluded_for_a_reason():
     excluded = [name for names in EXCLUDED.values() for name in names]
-    assert sorted(collected()) == sorted(CASES + excluded)
+    assert sorted(collected()) == sorted(CASES + POOLS + excluded)
