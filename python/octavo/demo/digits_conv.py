@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 import octavo as oc
-from octavo import _core
 from octavo.demo.digits import Digits, Floats, load_digits
 
 POOLED = 1  # maximum pooling follows the convolution of this index
@@ -53,7 +50,7 @@ class ConvDigits:
 class ConvNetwork:
     """The network in int8: its operators in order, images (N, 8, 8, 1) to logits (N, 10)."""
 
-    convolutions: tuple[_core.ConvOp, ...]
+    convolutions: tuple[oc.Conv2d, ...]
     linear: oc.Linear
 
     @property
@@ -131,29 +128,6 @@ def activation_range(values: Floats) -> oc.QParams:
     return qparams
 
 
-def quantize_convolution(
-    w: Floats, b: Floats, x_qparams: oc.QParams, out_qparams: oc.QParams, channels: int
-) -> _core.ConvOp:
-    """Prepare a convolution of images of so many channels, in int8, padded to keep their size."""
-    w_q = oc.quantize(w, "int8", axis=0)
-    return _core.ConvOp(
-        w_q.codes(),
-        w_q.scale,
-        w_q.zero_point,
-        bias=b,
-        padding=(w.shape[2] // 2, w.shape[3] // 2) * 2,
-        groups=channels // w.shape[1],
-        layout="NHWC",
-        x_scale=x_qparams.scale,
-        x_zero_point=int(x_qparams.zero_point),
-        x_dtype=x_qparams.dtype,
-        out_dtype=out_qparams.dtype,
-        out_scale=out_qparams.scale,
-        out_zero_point=int(out_qparams.zero_point),
-        lo=0.0,  # relu
-    )
-
-
 def quantize_conv_network(network: ConvDigits) -> ConvNetwork:
     """Calibrate on the calibration images and return the network in int8.
 
@@ -164,7 +138,16 @@ def quantize_conv_network(network: ConvDigits) -> ConvNetwork:
     *values, _ = (x, *conv_outputs(network, x))
     ranges = [activation_range(value) for value in values]
     convolutions = tuple(
-        quantize_convolution(w, b, ranges[index], ranges[index + 1], values[index].shape[3])
+        oc.Conv2d.from_float(
+            w,
+            b,
+            padding="same",
+            groups=values[index].shape[3] // w.shape[1],
+            layout="NHWC",
+            x_qparams=ranges[index],
+            out_qparams=ranges[index + 1],
+            activation="relu",
+        )
         for index, (w, b) in enumerate(network.convolutions)
     )
     w, b = network.linear
@@ -173,11 +156,13 @@ def quantize_conv_network(network: ConvDigits) -> ConvNetwork:
 
 def forward_conv_int8(network: ConvNetwork, x: Floats) -> Floats:
     """Run the network in int8: float32 images in, float32 logits out, 8-bit codes between."""
-    y: NDArray[Any] = x
+    y: Floats | oc.QTensor = x
     for index, convolution in enumerate(network.convolutions):
         y = convolution(y)
         if index == POOLED:
-            y = _core.max_pool(y, (2, 2), (2, 2), layout="NHWC")
-    logits = network.linear(y.reshape(len(y), -1))
+            assert isinstance(y, oc.QTensor)  # out_qparams say so
+            y = oc.nn.max_pool2d(y, 2, layout="NHWC")
+    assert isinstance(y, oc.QTensor)
+    logits = network.linear(y.codes().reshape(len(x), -1))
     assert isinstance(logits, np.ndarray)  # there are no out_qparams
     return logits
