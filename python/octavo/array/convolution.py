@@ -7,9 +7,8 @@ float16 and float32 weights in float32 kernels. One algorithm: 1-D signals are i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,8 +34,7 @@ Padding = int | str | Sequence[int]
 _LAYOUTS = {1: {"NCW": "NCHW", "NWC": "NHWC"}, 2: {"NCHW": "NCHW", "NHWC": "NHWC"}}
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """How the kernel moves: everything but the weights. Sizes are (height, width)."""
 
     dims: int = 2
@@ -50,8 +48,7 @@ class Window:
     output_padding: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What becomes of the sums: quantized, put through an activation, added to another tensor."""
 
     x_qparams: QParams | None = None

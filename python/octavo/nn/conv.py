@@ -234,7 +234,7 @@ class _Convolution:
             parts.append(f"groups={window.groups}")
         if window.layout in {"NHWC", "NWC"}:
             parts.append(f"layout={window.layout!r}")
-        for name, value in vars(self._result).items():
+        for name, value in self._result._asdict().items():
             if value is not None:
                 parts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
