@@ -191,3 +191,13 @@ def grouped_linear(
         s = fma(acc, np.broadcast_to(w_scale[:, g], s.shape), s)
     y = s * scale[:, None]
     return y if bias is None else y + np.asarray(bias, F32)
+
+
+def float_linear(x, w):
+    """``x @ w.T`` as one chain of fused multiply-adds for each output, k ascending from +0."""
+    rows = np.reshape(x, (-1, x.shape[-1])).astype(np.longdouble)
+    sums = np.zeros((len(rows), len(w)), np.float32)
+    for k in range(x.shape[-1]):
+        # An extended product is exact and its sum rounds once more at worst: never seen in practice.
+        sums = (rows[:, k, None] * w[None, :, k].astype(np.longdouble) + sums).astype(np.float32)
+    return sums.reshape(*x.shape[:-1], len(w))

@@ -241,7 +241,7 @@ def test_plain_paths_take_all_inputs_and_outputs(rng, kind):
         if kind == "grouped":
             y = reference.grouped_linear(rows, w.codes(), w.scale, w.zero_point, 4)
         else:
-            y = np.matmul(values, (w if kind == "float32" else w.dequantize()).T)
+            y = reference.float_linear(values, w if kind == "float32" else w.dequantize())
         return reference.clip(y.reshape(2, 3, 6) + b, 0.0, 6.0)
 
     assert np.array_equal(oc.linear(x, w, b, activation="relu6"), product(x))
