@@ -58,7 +58,7 @@ def transposed_sums(x, w, stride, padding, dilation, groups, more):
                 y[:, g * group_out : (g + 1) * group_out, rows, cols] += np.einsum(
                     "nchw,co->nohw", x[:, source], w[source, :, i, j].astype(np.int64)
                 )
-    return y[:, :, top : oh - bottom, left : ow - right]
+    return y[:, :, top : max(oh - bottom, 0), left : max(ow - right, 0)]
 
 
 def to_layout(x, layout):
