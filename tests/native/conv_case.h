@@ -27,8 +27,8 @@ namespace octavo {
 // gap: values in the gaps; gaps: bits 0 1 2 between pixels, rows, images of x, 3 4 5 of y
 // finish: the driver tells what is done; sides: bit 0 of x, bit 1 of y, bit 2 of weights
 #define OCTAVO_MEMORY_FIELDS(F) F(gap) F(gaps) F(finish) F(sides) F(seed)
-// zp_w: 0 none (as with groups), 1 of each channel, 2 the ends of the range; bias: 0 none, 1 usual, 2 near the ends
-// of int32; output, clip, values as in gemm_case.h; start: where accumulators start is given
+// zp_w: 0 none (as with dense groups), 1 of each channel, 2 the ends of the range; bias: 0 none,
+// 1 usual, 2 near the ends of int32; output, clip, values as in gemm_case.h; start: where accumulators start is given
 // w_order: 0 channel, row, column, 1 rows and columns backwards, 2 row, column, channel
 #define OCTAVO_CONV_FIELDS(F) \
   OCTAVO_GEOMETRY_FIELDS(F) F(x_signed) F(w_signed) F(zp_w) F(output) F(bias) F(clip) F(values) \
@@ -369,9 +369,10 @@ void pad_same(Case& c) {
   pad(c, h, w, h, w);
 }
 
-// Any kernel, stride, dilation and padding for the images that `c` has.
+// Any kernel, stride, dilation and padding for the images that `c` has; with `cuts` also results
+// that begin inside, and end anywhere, as transposed convolution has them.
 template <class Case>
-void set_random_kernel(Case& c, Random& random) {
+void set_random_kernel(Case& c, Random& random, bool cuts = true) {
   const int64_t most = random.chance(8) ? 11 : 5;
   c.kh = random.between(1, most);
   c.kw = random.chance(2) ? c.kh : random.between(1, most);
@@ -383,8 +384,7 @@ void set_random_kernel(Case& c, Random& random) {
   }
   pad(c, random.below(c.kh + 1), random.below(c.kw + 1), random.below(c.kh + 1),
       random.below(c.kw + 1));
-  if (!random.chance(6)) return;
-  // As transposed convolution has it: results that begin inside, and end anywhere.
+  if (!cuts || !random.chance(6)) return;
   c.top = random.between(-4, 2);
   c.left = random.between(-4, 2);
   c.oh = random.between(1, 12);

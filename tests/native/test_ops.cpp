@@ -15,24 +15,11 @@
 #include "check.h"
 #include "drivers/gemm_f32.h"
 #include "gemm_case.h"
+#include "no_memory.h"
 #include "ops/float_linear.h"
 #include "ops/matmul.h"
 #include "reference/gemm.h"
 #include "reference/quantize.h"
-
-namespace {
-std::atomic<bool> memory_is_out{false};
-}  // namespace
-
-// What AlignedBuffer and scratch() take their memory from.
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  const auto step = static_cast<size_t>(alignment);
-  void* data = memory_is_out ? nullptr : std::aligned_alloc(step, (bytes + step - 1) / step * step);
-  if (!data) throw std::bad_alloc();
-  return data;
-}
-void operator delete(void* data, std::align_val_t) noexcept { std::free(data); }
-void operator delete(void* data, std::size_t, std::align_val_t) noexcept { std::free(data); }
 
 namespace octavo {
 namespace {
