@@ -3,9 +3,8 @@
 
 #include <memory>
 
-#include "bindings/context.h"
 #include "bindings/epilogue_arguments.h"
-#include "bindings/fastcall.h"
+#include "bindings/linear_call.h"
 #include "bindings/ndarray.h"
 #include "bindings/register.h"
 #include "ops/linear.h"
@@ -25,9 +24,7 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
   const Type w_type = type_of(view);
   if (w_type != Type::kInt8 && w_type != Type::kUInt8)
     raise_type("w must be int8 or uint8, got ", dtype_name(view));
-  if (view.ndim != 2)
-    raise_value("w must have shape (out_features, in_features), got ",
-                shape_text(view.shape, view.ndim));
+  check_weights_shape(view);
   const int64_t n = view.shape[0];
   spec.w = {reinterpret_cast<const uint8_t*>(view.data),
             n,
@@ -49,10 +46,7 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
 
 PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_object) {
   const ArrayView x = view_of(x_object, "x");
-  if (x.ndim < 1) raise_value("x must have at least 1 dimension, got 0");
-  const int64_t k = x.shape[x.ndim - 1];
-  if (k != linear.in_features())
-    raise_value("w has in_features=", linear.in_features(), ", x has ", k, "; they must be equal");
+  const Shape shape = linear_shape(linear, x);
   const Type type = type_of(x);
   LinearInput input{};
   input.is_float = type == Type::kFloat32;
@@ -61,8 +55,6 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
     raise_type("x must be float32", linear.is_dynamic() ? "" : " or ",
                linear.is_dynamic() ? "" : type_name(codes), ", got ", dtype_name(x));
 
-  Shape shape(x.shape, x.shape + x.ndim);
-  shape.back() = linear.out_features();
   const Type out_type = type_of(linear.output());
   Result result(out_object, out_type, shape, {&x});
 
@@ -74,7 +66,7 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
   const CallContext context = call_context();
   bool fits = true;
   if (input.rows > 0 && linear.out_features() > 0) {
-    const NativeScope scope(input.rows * k * linear.out_features());
+    const NativeScope scope(input.rows * linear.in_features() * linear.out_features());
     fits = linear.run(input, result.data(), linear.out_features(), *context.table, context.threads);
   }
   if (!fits) throw std::overflow_error("a result does not fit int32; ask for a float32 result");
@@ -104,10 +96,7 @@ void register_linear(py::module_& m) {
              py::arg("x_zero_point") = 0, py::arg("x_dtype") = py::none(),
              py::arg("out_dtype") = "float32", py::arg("out_scale") = py::none(),
              py::arg("out_zero_point") = 0, py::arg("lo") = py::none(), py::arg("hi") = py::none());
-  linear.def_property_readonly("in_features", &Linear::in_features);
-  linear.def_property_readonly("out_features", &Linear::out_features);
-  linear.def_property_readonly("nbytes", &Linear::nbytes);
-  linear.def_property_readonly("isa", [](const Linear& op) { return op.weights().isa(); });
+  add_linear_properties(linear);
   linear.def(
       "unpack",
       [](const Linear& op) {

@@ -118,9 +118,9 @@ py::object pair(bool is_add, const py::object& a, const py::object& b, const py:
   const float real_hi =
       hi.is_none() ? std::numeric_limits<float>::infinity() : one_float(hi.ptr(), "hi");
   if (!(real_lo <= real_hi)) raise_value("lo must not exceed hi, got ", real_lo, " and ", real_hi);
-  const auto least = static_cast<float>((args.y_signed ? -128 : 0) - args.y_zero);
-  args.lo = std::clamp(std::nearbyint(real_lo / y_q.scale), least, least + 255.0f);
-  args.hi = std::clamp(std::nearbyint(real_hi / y_q.scale), least, least + 255.0f);
+  const CodeBounds bounds(args.y_signed, args.y_zero, y_q.scale, real_lo, real_hi);
+  args.lo = bounds.lo;
+  args.hi = bounds.hi;
 
   int64_t a_shape[Shape::kMaxAxes], b_shape[Shape::kMaxAxes];
   const Shape shape = broadcast(left.view, right.view, a_shape, b_shape);

@@ -1,8 +1,9 @@
 #include "bindings/epilogue_arguments.h"
 
 #include <cmath>
-#include <limits>
 #include <string>
+
+#include "bindings/linear_call.h"
 
 namespace octavo {
 
@@ -42,6 +43,15 @@ Type type_of(OutputKind output) {
     default:
       return Type::kFloat32;
   }
+}
+
+Parameter<float> float_bias(const py::object& bias, int64_t n) {
+  if (bias.is_none()) return {};
+  const ArrayView b = view_of(bias.ptr(), "bias");
+  if (type_of(b) != Type::kFloat32) raise_type("bias must be float32, got ", dtype_name(b));
+  if (b.ndim != 1 || b.shape[0] != n)
+    raise_value("bias has shape ", shape_text(b.shape, b.ndim), ", expected ", shape_text({n}));
+  return float_parameter(bias.ptr(), "bias");
 }
 
 EpilogueArguments::EpilogueArguments(const Objects& o, int64_t n, Type w_type, const char* output) {
@@ -113,11 +123,10 @@ EpilogueArguments::EpilogueArguments(const Objects& o, int64_t n, Type w_type, c
     }
   }
 
-  spec.activate = !o.lo.is_none() || !o.hi.is_none();
-  spec.lo = o.lo.is_none() ? -std::numeric_limits<float>::infinity() : one_float(o.lo.ptr(), "lo");
-  spec.hi = o.hi.is_none() ? std::numeric_limits<float>::infinity() : one_float(o.hi.ptr(), "hi");
-  if (spec.activate && !(spec.lo <= spec.hi))
-    raise_value("an activation must clip to lo <= hi, got (", spec.lo, ", ", spec.hi, ")");
+  const Clip clip(o.lo, o.hi);
+  spec.activate = clip.activate;
+  spec.lo = clip.lo;
+  spec.hi = clip.hi;
   if (spec.activate && out_type == Type::kInt32) raise_value("an int32 result takes no activation");
 }
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "drivers/sizes.h"
 #include "drivers/winograd.h"
 #include "runtime/cpu_features.h"
 #include "runtime/thread_pool.h"
@@ -31,9 +32,8 @@ constexpr int64_t kMacsPerFloatMac = 4;
 // Float weights of more than this are taken a few kernel rows at a time.
 constexpr int64_t kPartBytes = 256 << 10;
 
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-int64_t ceil_div(int64_t a, int64_t b) { return floor_div(a + b - 1, b); }
+int64_t ceil_of(int64_t a, int64_t b) { return floor_div(a + b - 1, b); }  // of any sign
 
 // A few bytes, without a call.
 inline void copy_bytes(uint8_t* out, const uint8_t* in, int64_t count) {
@@ -57,8 +57,8 @@ struct Taps {
   int64_t from, to;
 };
 Taps taps_inside(int64_t at, int64_t dilation, int64_t count, int64_t size) {
-  const int64_t from = std::clamp<int64_t>(ceil_div(-at, dilation), 0, count);
-  const int64_t to = std::clamp<int64_t>(ceil_div(size - at, dilation), from, count);
+  const int64_t from = std::clamp<int64_t>(ceil_of(-at, dilation), 0, count);
+  const int64_t to = std::clamp<int64_t>(ceil_of(size - at, dilation), from, count);
   return {from, to};
 }
 
@@ -165,7 +165,7 @@ class Conv {
     inner_from_ = 0;
     inner_to_ = g.out_w;
     if (clips_columns_) {
-      inner_from_ = std::clamp<int64_t>(ceil_div(g.pad_left, g.stride_w), 0, g.out_w);
+      inner_from_ = std::clamp<int64_t>(ceil_of(g.pad_left, g.stride_w), 0, g.out_w);
       inner_to_ = std::clamp<int64_t>(
           floor_div(g.in_w - 1 + g.pad_left - (g.kernel_w - 1) * g.dilation_w, g.stride_w) + 1,
           inner_from_, g.out_w);
@@ -211,14 +211,8 @@ class Conv {
                (block.left * g_.stride_w - g_.pad_left) * x_.pixel_stride;
     }
 
-    static const int64_t l2 = [] {
-      const auto size = static_cast<int64_t>(cache_sizes().l2);
-      return size ? size : int64_t{1} << 19;
-    }();
     const float one = 1.0f;
-    const int64_t value_bytes = y_.c.type == GemmC::Type::kU8 || y_.c.type == GemmC::Type::kS8
-                                    ? 1
-                                    : static_cast<int64_t>(sizeof(int32_t));
+    const int64_t value_bytes = type_bytes(y_.c.type);
     char* const y = static_cast<char*>(y_.c.data) +
                     (image * y_.image_stride + from * y_.row_stride) * value_bytes;
     GemmArgs g{};
@@ -227,9 +221,9 @@ class Conv {
     g.lo = y_.c.lo;
     g.hi = y_.c.hi;
     g.zero_point = y_.c.zero_point;
-    g.output = output();
+    g.output = output_of(y_.c.type);
     g.pitch = g_.dilation_h * pitch_;
-    const bool streams = b_.bytes() > l2;
+    const bool streams = b_.bytes() > l2_bytes();
     const int64_t rows = to - from, nr = info_.nr;
     // Kernel rows of one part: float sums of a large panel pass through C, so that it stays in L2.
     const int64_t part_rows =
@@ -332,22 +326,6 @@ class Conv {
   }
 
  private:
-  // Stored bytes of the largest panel that is worth widening as a whole.
-  static constexpr int64_t kExpandedPanel = 1 << 14;
-
-  GemmOutput output() const {
-    switch (y_.c.type) {
-      case GemmC::Type::kF32:
-        return GemmOutput::kF32;
-      case GemmC::Type::kU8:
-        return GemmOutput::kU8;
-      case GemmC::Type::kS8:
-        return GemmOutput::kS8;
-      default:
-        return GemmOutput::kS32;
-    }
-  }
-
   void expand(const char* stored, int64_t values, char* out) const {
     if (b_.is_float)
       kernels_.gemm_f32->widen(reinterpret_cast<const uint16_t*>(stored), values,
@@ -475,8 +453,7 @@ bool conv_gathered(const ConvWeights& w, const ConvGeometry& g, const ConvX& x, 
                    const int32_t* col_start, int threads) {
   const PackedB& b = w.packed();
   const int64_t row_bytes = round_up(b.k, 64);
-  const bool is_byte = y.c.type == GemmC::Type::kU8 || y.c.type == GemmC::Type::kS8;
-  const int64_t value_bytes = is_byte ? 1 : static_cast<int64_t>(sizeof(int32_t));
+  const int64_t value_bytes = type_bytes(y.c.type);
   std::atomic<bool> fits{true};
   parallel_for(static_cast<int>(g.batch * g.out_h), threads, [&](int task) {
     const int64_t image = task / g.out_h, oy = task % g.out_h;

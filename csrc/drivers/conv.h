@@ -43,8 +43,6 @@ class ConvWeights {
 
   const PackedB& packed() const { return packed_.view(); }
   int64_t channels() const { return channels_; }
-  int64_t kernel_h() const { return kernel_h_; }
-  int64_t kernel_w() const { return kernel_w_; }
   int64_t segment_length() const { return segment_length_; }  // padded
   // padded_n sums over the channels of one tap; taps are counted row by row.
   const int32_t* tap_sum(int64_t tap) const { return tap_sums_.data() + tap * packed().padded_n; }
@@ -65,8 +63,6 @@ class ConvFloatWeights {
                    int64_t kernel_h, int64_t kernel_w, int64_t groups);
   const PackedFloats& packed() const { return packed_; }
   int64_t channels() const { return channels_; }
-  int64_t kernel_h() const { return kernel_h_; }
-  int64_t kernel_w() const { return kernel_w_; }
   size_t nbytes() const { return packed_.nbytes(); }
   void unpack(const KernelValues& w, int64_t groups) const;
 

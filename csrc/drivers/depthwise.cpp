@@ -6,6 +6,7 @@
 #include <numeric>
 #include <type_traits>
 
+#include "drivers/sizes.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
 
@@ -30,29 +31,6 @@ constexpr int64_t kManyGroups = 8;
 constexpr int64_t kRowBytes = 32 << 10;
 // What a row as one run may take in a window that cannot be cut further.
 constexpr int64_t kMaxFlatBytes = 512 << 10;
-
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-int64_t divide_up(int64_t x, int64_t by) { return (x + by - 1) / by; }
-
-template <class T>
-T* carve(char*& memory, int64_t count) {
-  T* array = reinterpret_cast<T*>(memory);
-  memory += round_up(count * int64_t{sizeof(T)}, 64);
-  return array;
-}
-
-GemmOutput output_of(GemmC::Type type) {
-  switch (type) {
-    case GemmC::Type::kF32:
-      return GemmOutput::kF32;
-    case GemmC::Type::kU8:
-      return GemmOutput::kU8;
-    case GemmC::Type::kS8:
-      return GemmOutput::kS8;
-    default:
-      return GemmOutput::kS32;
-  }
-}
 
 // One call: how it is cut into tasks and tiles, and what a task does.
 class Depthwise {
@@ -178,7 +156,7 @@ class Depthwise {
   // Which columns have all taps inside the image, and whether the image can be read as it lies.
   void find_inside() {
     const int64_t pixel = x_.pixel_stride, reach = (g_.kernel_w - 1) * g_.dilation_w;
-    inside_first_ = std::min(divide_up(g_.pad_left, g_.stride_w), g_.out_w);
+    inside_first_ = std::min(ceil_div(g_.pad_left, g_.stride_w), g_.out_w);
     const int64_t room = g_.in_w - 1 - reach + g_.pad_left;
     inside_last_ = std::clamp(room < 0 ? 0 : room / g_.stride_w + 1, inside_first_, g_.out_w);
     row_span_ = (g_.in_w - 1) * pixel + g_.in_c;
@@ -203,7 +181,7 @@ class Depthwise {
     const int64_t over = flat_ ? block : round_up(c, block) - c;
     safe_rows_end_ = x_.data + (g_.batch - 1) * x_.image_stride + (g_.in_h - 1) * x_.row_stride;
     if (over > 0 && row_span_ > kRowBytes) {
-      const int64_t pixels = divide_up(over, pixel);
+      const int64_t pixels = ceil_div(over, pixel);
       const int64_t safe = room - pixels;
       inside_last_ = std::clamp(safe < 0 ? 0 : safe / g_.stride_w + 1, inside_first_, inside_last_);
       in_place_ = inside_last_ > inside_first_;
@@ -246,17 +224,17 @@ class Depthwise {
     tile_rows_ = g_.out_h;
     tile_columns_ = g_.out_w;
     const auto fits = [&] { return slots(tile_rows_) * row_bytes(tile_columns_) <= kWindowBytes; };
-    if (in_place_ || !fits()) tile_rows_ = divide_up(g_.out_h, divide_up(g_.out_h, kTileRows));
+    if (in_place_ || !fits()) tile_rows_ = ceil_div(g_.out_h, ceil_div(g_.out_h, kTileRows));
     if (in_place_ && few_edges_) return count_tiles();
     const int64_t least = std::max(kTileColumns, unit_);
     while (!fits()) {
-      const int64_t half = round_up(divide_up(tile_columns_, 2), unit_);
+      const int64_t half = round_up(ceil_div(tile_columns_, 2), unit_);
       if (half < tile_columns_ && half >= least)
         tile_columns_ = half;
       else if (tile_rows_ > 1)
-        tile_rows_ = divide_up(tile_rows_, 2);
+        tile_rows_ = ceil_div(tile_rows_, 2);
       else if (in_place_ && !flat_ && slab_channels_ > block)
-        set_slab_blocks(divide_up(slab_channels_ / block, 2));
+        set_slab_blocks(ceil_div(slab_channels_ / block, 2));
       else
         break;
     }
@@ -267,13 +245,13 @@ class Depthwise {
     count_tiles();
   }
   void set_slab_blocks(int64_t blocks) {
-    const int64_t all = divide_up(g_.out_c, kernels_.block);
-    slab_channels_ = divide_up(all, divide_up(all, blocks)) * kernels_.block;
+    const int64_t all = ceil_div(g_.out_c, kernels_.block);
+    slab_channels_ = ceil_div(all, ceil_div(all, blocks)) * kernels_.block;
     pitch_ = slab_channels_;
   }
   void count_tiles() {
-    slabs_ = divide_up(g_.out_c, slab_channels_);
-    chunks_ = divide_up(g_.out_h, tile_rows_);
+    slabs_ = ceil_div(g_.out_c, slab_channels_);
+    chunks_ = ceil_div(g_.out_h, tile_rows_);
   }
 
   // Smaller tiles, until each thread has two tasks or more.
@@ -281,17 +259,17 @@ class Depthwise {
     const auto enough = [&] { return g_.batch * slabs_ * chunks_ >= 2 * threads; };
     const int64_t block = kernels_.block;
     while (!enough() && !flat_ && slab_channels_ > block) {
-      set_slab_blocks(divide_up(divide_up(slab_channels_, block), 2));
+      set_slab_blocks(ceil_div(ceil_div(slab_channels_, block), 2));
       count_tiles();
     }
     while (!enough() && tile_rows_ > 4) {
-      tile_rows_ = divide_up(tile_rows_, 2);
+      tile_rows_ = ceil_div(tile_rows_, 2);
       count_tiles();
     }
     if (enough()) return;
-    const int64_t wanted = divide_up(2 * threads, g_.batch * slabs_ * chunks_);
-    share_columns_ = round_up(divide_up(g_.out_w, wanted), std::max(kTileColumns, unit_));
-    shares_ = divide_up(g_.out_w, share_columns_);
+    const int64_t wanted = ceil_div(2 * threads, g_.batch * slabs_ * chunks_);
+    share_columns_ = round_up(ceil_div(g_.out_w, wanted), std::max(kTileColumns, unit_));
+    shares_ = ceil_div(g_.out_w, share_columns_);
   }
 
   // The kernel's view of a tile, but for segments and y.
@@ -317,10 +295,9 @@ class Depthwise {
     a.out_row_step = y_.row_stride;
     a.local = tile.local;
     a.output = output_of(y_.c.type);
-    const bool is_byte = a.output == GemmOutput::kU8 || a.output == GemmOutput::kS8;
     a.y = static_cast<char*>(y_.c.data) +
           (tile.image * y_.image_stride + tile.first * y_.row_stride + tile.channel) *
-              (is_byte ? 1 : 4);
+              type_bytes(y_.c.type);
     a.bias_s32 = bias_s32_;
     a.multiplier = multiplier_;
     a.bias = bias_f32_;
@@ -485,7 +462,7 @@ class Depthwise {
     for (int64_t p = 0; p < plane_count_; ++p) {
       const int64_t count = planes_[p].columns - (tile_columns_ - columns);
       const int64_t at = column * stride - g_.pad_left + planes_[p].first;
-      const int64_t from = at >= 0 ? 0 : std::min(divide_up(-at, stride), count);
+      const int64_t from = at >= 0 ? 0 : std::min(ceil_div(-at, stride), count);
       const int64_t inside = at >= g_.in_w ? 0 : (g_.in_w - 1 - at) / stride + 1;
       const int64_t to = std::clamp(inside, from, count);
       DepthwiseCopy copy{};
@@ -594,7 +571,7 @@ DepthwiseWeights::DepthwiseWeights(const KernelTable& table_, const uint8_t* w, 
     for (int64_t tap = 0; tap < positions; ++tap) {
       const int32_t v = value(c, tap);
       copies =
-          std::max<int64_t>(copies, v > 0 ? divide_up(v, most) : divide_up(-int64_t{v}, most + 1));
+          std::max<int64_t>(copies, v > 0 ? ceil_div(v, most) : ceil_div(-int64_t{v}, most + 1));
     }
   }
   by_rows = copies == 1 && depthwise_by_rows(kernel_h, kernel_w);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "drivers/sizes.h"
 #include "runtime/cpu_features.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
@@ -20,19 +21,8 @@ constexpr int64_t kMacsPerByteOfB = 3;
 constexpr int64_t kPrepareValuesPerThread = 1 << 14;
 // Columns from which one panel alone keeps the loads of A few.
 constexpr int64_t kWidePanel = 64;
-// Stored bytes of the largest panel that is worth widening as a whole.
-constexpr int64_t kExpandedPanel = 1 << 14;
 // Values of K that int32 sums for any 8-bit operands.
 constexpr int64_t kWideChunk = 32768;
-
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
-template <class T>
-T* carve(char*& memory, int64_t count) {
-  T* array = reinterpret_cast<T*>(memory);
-  memory += round_up(count * int64_t{sizeof(T)}, 64);
-  return array;
-}
 
 // Rows of A as the micro-kernel reads them. Pointers are to the block's first row.
 struct Block {
@@ -173,12 +163,8 @@ class Gemm {
 
   // Rows [first, first + m) of C, panels [p0, p1).
   void compute(const Block& block, int64_t first, int64_t m, int64_t p0, int64_t p1) const {
-    static const int64_t l2 = [] {
-      const auto size = static_cast<int64_t>(cache_sizes().l2);
-      return size ? size : int64_t{1} << 19;
-    }();
     const float one = 1.0f;
-    const bool streams = static_cast<int64_t>(panel_bytes(b_)) > l2;
+    const bool streams = static_cast<int64_t>(panel_bytes(b_)) > l2_bytes();
     GemmArgs g{};
     g.a = block.a;
     g.lda = block.lda;
@@ -195,7 +181,7 @@ class Gemm {
     g.lo = c_.lo;
     g.hi = c_.hi;
     g.zero_point = c_.zero_point;
-    g.output = output();
+    g.output = output_of(c_.type);
     // The first tile of a block meets its panel in L3 or memory.
     if (streams && m >= 3) g.b_prefetch = m <= 4 ? 8192 : 16384;
     const int64_t nr = info_.nr;
@@ -232,7 +218,7 @@ class Gemm {
       g.col_zp = c_.b_zero_point ? c_.b_zero_point + column : nullptr;
       g.multiplier = c_.multiplier ? c_.multiplier + column : nullptr;
       g.bias = c_.bias_f32 ? c_.bias_f32 + column : nullptr;
-      g.c = static_cast<char*>(c_.data) + (first * c_.ldc + column) * value_bytes();
+      g.c = static_cast<char*>(c_.data) + (first * c_.ldc + column) * type_bytes(c_.type);
       kernels_.gemm->run(g);
     }
   }
@@ -337,22 +323,6 @@ class Gemm {
     }
   }
 
-  GemmOutput output() const {
-    switch (c_.type) {
-      case GemmC::Type::kF32:
-        return GemmOutput::kF32;
-      case GemmC::Type::kU8:
-        return GemmOutput::kU8;
-      case GemmC::Type::kS8:
-        return GemmOutput::kS8;
-      default:
-        return GemmOutput::kS32;
-    }
-  }
-  int64_t value_bytes() const {
-    return c_.type == GemmC::Type::kU8 || c_.type == GemmC::Type::kS8 ? 1 : 4;
-  }
-
   const GemmA& a_;
   const PackedB& b_;
   const GemmC& c_;
@@ -418,6 +388,25 @@ void set_dots_per_thread(int64_t dots) { dots_per_thread.store(std::max<int64_t>
 int threads_worth(const KernelTable& table, int64_t macs, int threads) {
   const int64_t share = dots_per_thread.load(std::memory_order_relaxed) * table.info->dot_macs;
   return static_cast<int>(std::clamp<int64_t>(macs / share, 1, std::max(threads, 1)));
+}
+
+GemmOutput output_of(GemmC::Type type) {
+  switch (type) {
+    case GemmC::Type::kF32:
+      return GemmOutput::kF32;
+    case GemmC::Type::kU8:
+      return GemmOutput::kU8;
+    case GemmC::Type::kS8:
+      return GemmOutput::kS8;
+    default:
+      return GemmOutput::kS32;
+  }
+}
+
+int64_t type_bytes(GemmC::Type type) {
+  return type == GemmC::Type::kU8 || type == GemmC::Type::kS8 ? 1
+         : type == GemmC::Type::kS64                          ? 8
+                                                              : 4;
 }
 
 int32_t stored_a_zero_point(const KernelTable& table, bool a_is_signed, int32_t zero_point) {

@@ -59,6 +59,13 @@ void set_dots_per_thread(int64_t dots);
 // How many of `threads` so many multiply-accumulates keep busy.
 int threads_worth(const KernelTable& table, int64_t macs, int threads);
 
+// What the micro-kernel calls it (sums in int64 are finished elsewhere), and its size.
+GemmOutput output_of(GemmC::Type type);
+int64_t type_bytes(GemmC::Type type);
+
+// Stored bytes of the largest panel that is worth widening as a whole.
+constexpr int64_t kExpandedPanel = 1 << 14;
+
 // The zero point of A once it is as `table` reads it (flipped or not).
 int32_t stored_a_zero_point(const KernelTable& table, bool a_is_signed, int32_t zero_point);
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "drivers/gemm.h"
+#include "drivers/sizes.h"
 #include "runtime/cpu_features.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
@@ -19,8 +20,6 @@ constexpr int64_t kBlockRows = 192;
 constexpr int64_t kPrefetch = 16384;
 // Integer dot products do more in the time of a fused multiply-add.
 constexpr int64_t kMacsPerMac = 4;
-
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
 template <class T>
 void pack_values(const FloatMatrix& b, int64_t first, int64_t width, T* panel) {
@@ -50,13 +49,8 @@ class Gemm {
 
   // Rows [from, to), panels [p0, p1).
   void compute(int64_t from, int64_t to, int64_t p0, int64_t p1) const {
-    static const int64_t l2 = [] {
-      const auto size = static_cast<int64_t>(cache_sizes().l2);
-      return size ? size : int64_t{1} << 19;
-    }();
     const int64_t m = to - from, nr = info_.nr;
-    const int64_t value_bytes = b_.is_half ? 2 : 4;
-    const bool streams = static_cast<int64_t>(b_.nbytes()) > l2;
+    const bool streams = static_cast<int64_t>(b_.nbytes()) > l2_bytes();
     // One tile a panel: nothing is read twice, and sums need not pass through C.
     const int64_t part = m <= info_.mr ? std::max<int64_t>(b_.k, 1) : kPart;
     const bool widens = b_.is_half && m > 2 * info_.mr;
@@ -96,7 +90,7 @@ class Gemm {
           args.width = args.n = 2 * nr;
           ++p;
         }
-        (value_bytes == 2 && !widens ? kernels_.run_half : kernels_.run)(args);
+        (b_.is_half && !widens ? kernels_.run_half : kernels_.run)(args);
       }
     }
   }

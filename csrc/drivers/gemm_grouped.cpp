@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "drivers/gemm.h"
+#include "drivers/sizes.h"
 #include "runtime/cpu_features.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
@@ -19,15 +20,6 @@ constexpr int64_t kPrepareValuesPerThread = 1 << 14;
 constexpr int64_t kMacsPerPacked = 300;
 // Reading and unpacking a weight takes as long as this many multiply-accumulates.
 constexpr int64_t kMacsPerWeight = 2;
-
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
-template <class T>
-T* carve(char*& memory, int64_t count) {
-  T* array = reinterpret_cast<T*>(memory);
-  memory += round_up(count * int64_t{sizeof(T)}, 64);
-  return array;
-}
 
 // The binary16 that is exactly x > 0; false if there is none.
 bool exact_half(float x, uint16_t* half) {

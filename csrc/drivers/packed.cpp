@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "drivers/sizes.h"
 #include "runtime/thread_pool.h"
 
 namespace octavo {
 namespace {
-
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
 // Packing below this many bytes a thread costs less than waking one.
 constexpr int64_t kPackBytesPerThread = 1 << 17;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "drivers/sizes.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
 
@@ -22,8 +23,6 @@ constexpr int64_t kPanelsOfPart = 4;
 // Tasks of a thread from which an unequal share does not matter.
 constexpr int64_t kManyShares = 8;
 constexpr int64_t kTaps = 3, kTile = 2, kPatch = 4;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Bytes of a plane, an odd number of cache lines: 16 planes are written and read at once, and must
 // not share a set of L1.
@@ -117,7 +116,7 @@ class Winograd {
         out.out.width = g.width;
         out.out.n = std::min(nr, b_.n - column);
         out.out.col_init = y_.c.bias_s32 ? y_.c.bias_s32 + column : nullptr;
-        out.out.output = output();
+        out.out.output = output_of(y_.c.type);
         out.out.ldc = y_.pixel_stride;
         out.out.multiplier = y_.c.multiplier ? y_.c.multiplier + column : nullptr;
         out.out.row_scale = &one;
@@ -133,7 +132,7 @@ class Winograd {
           out.out.c =
               static_cast<char*>(y_.c.data) + (image * y_.image_stride + oy * y_.row_stride +
                                                kTile * left * y_.pixel_stride + column) *
-                                                  value_bytes();
+                                                  type_bytes(y_.c.type);
           kernels_.winograd->outputs(out);
         }
       }
@@ -149,22 +148,6 @@ class Winograd {
   }
 
  private:
-  GemmOutput output() const {
-    switch (y_.c.type) {
-      case GemmC::Type::kF32:
-        return GemmOutput::kF32;
-      case GemmC::Type::kU8:
-        return GemmOutput::kU8;
-      case GemmC::Type::kS8:
-        return GemmOutput::kS8;
-      default:
-        return GemmOutput::kS32;
-    }
-  }
-  int64_t value_bytes() const {
-    return y_.c.type == GemmC::Type::kU8 || y_.c.type == GemmC::Type::kS8 ? 1 : 4;
-  }
-
   // Tiles [left, right) of one row of tiles. Those that lie in the image are read in place, for
   // others a patch is padded.
   void transform_inputs(int64_t row, int64_t left, int64_t right, int16_t* out, int64_t plane,

@@ -11,8 +11,8 @@
 //
 // A: `m` rows, `lda` values apart. A row is `segments` runs of `segment_length` values, `pitch`
 // values apart, or where `offsets` says (one run for a product; one for each kernel row of a
-// convolution, or each tap of a dilated one). B has each
-// segment padded with zeros to a multiple of kr; of A nothing is read beyond a segment's end.
+// convolution, or each tap of a dilated one). B has each segment padded with zeros to a multiple of
+// kr; of A nothing is read beyond a segment's end.
 // B: one panel, [segments * ceil(segment_length / kr)][width][kr], see pack.h; `width` columns (a
 // multiple of nv), of which `n` are real. b_skip values of it are passed over after each segment
 // (taps that meet nothing but padding are left out).
@@ -109,7 +109,6 @@ OCTAVO_INLINE void gemm_store(const GemmArgs& g, int64_t row,
           V::store_part(c + r * g.ldc + w * kColumns, y, g.n - w * kColumns);
       }
     }
-    return;
   } else {
     switch (g.output) {
       case GemmOutput::kS32: {
@@ -200,7 +199,6 @@ OCTAVO_INLINE void gemm_start(const GemmArgs& g, int64_t row,
                                    : V::load_part(at, g.n - w * kColumns);
       }
     }
-    return;
   } else {
     OCTAVO_UNROLL
     for (int w = 0; w < kW; ++w) {

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "drivers/sizes.h"
 #include "ops/elementwise.h"
 #include "runtime/aligned_buffer.h"
 #include "runtime/thread_pool.h"
@@ -18,7 +19,6 @@ namespace {
 // Values that one task moves from one layout to the other.
 constexpr int64_t kLayoutValues = 1 << 15;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t reach(int64_t kernel, int64_t dilation) { return (kernel - 1) * dilation + 1; }
 
 int64_t padding_before(int64_t size, int64_t reach, int64_t stride) {
@@ -118,6 +118,24 @@ Conv::Conv(const ConvSpec& spec, const KernelTable& table, int threads)
     w = swapped.data();
   }
   forms_.get(&table, [&] { return make_form(table, w, threads); });
+  if (!spec.has_residual) return;
+  const ConvSpec::Quantization a =
+      has_table_ ? spec.tabled
+                 : ConvSpec::Quantization{epilogue_.out_scale(), epilogue_.out_zero_point(),
+                                          epilogue_.output() == OutputKind::kS8};
+  const double scale = spec.sum.scale;
+  const CodeBounds bounds(spec.sum.is_signed, spec.sum.zero_point, spec.sum.scale, spec.sum_lo,
+                          spec.sum_hi);
+  sum_.a_signed = a.is_signed;
+  sum_.b_signed = spec.residual.is_signed;
+  sum_.y_signed = spec.sum.is_signed;
+  sum_.a_zero = a.zero_point;
+  sum_.b_zero = spec.residual.zero_point;
+  sum_.y_zero = spec.sum.zero_point;
+  sum_.a_scale = static_cast<float>(a.scale / scale);
+  sum_.b_scale = static_cast<float>(spec.residual.scale / scale);
+  sum_.lo = bounds.lo;
+  sum_.hi = bounds.hi;
 }
 
 // (in_c, out_c / groups) to (out_c, in_c / groups), or back.
@@ -279,24 +297,11 @@ void Conv::finish_codes(uint8_t* codes, const uint8_t* residual, int64_t count,
                         const KernelTable& table) const {
   if (has_table()) table.eltwise->lookup(codes, count, table_.data(), codes);
   if (!residual) return;
-  const ConvSpec& s = spec_;
-  AddArgs add{};
+  AddArgs add = sum_;
   add.a = codes;
   add.b = residual;
   add.y = codes;
   add.count = count;
-  add.a_signed = has_table() ? s.tabled.is_signed : epilogue_.output() == OutputKind::kS8;
-  add.b_signed = s.residual.is_signed;
-  add.y_signed = s.sum.is_signed;
-  add.a_zero = has_table() ? s.tabled.zero_point : epilogue_.out_zero_point();
-  add.b_zero = s.residual.zero_point;
-  add.y_zero = s.sum.zero_point;
-  const double scale = has_table() ? s.tabled.scale : epilogue_.out_scale();
-  add.a_scale = static_cast<float>(scale / s.sum.scale);
-  add.b_scale = static_cast<float>(static_cast<double>(s.residual.scale) / s.sum.scale);
-  const float least = (s.sum.is_signed ? -128.0f : 0.0f) - static_cast<float>(s.sum.zero_point);
-  add.lo = std::clamp(std::nearbyint(s.sum_lo / s.sum.scale), least, least + 255.0f);
-  add.hi = std::clamp(std::nearbyint(s.sum_hi / s.sum.scale), least, least + 255.0f);
   table.eltwise->add(add);
 }
 
@@ -305,13 +310,14 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
   const ConvSpec& s = spec_;
   GemmC base{};
   epilogue_.fill(base);
-  const int64_t value_bytes =
-      base.type == GemmC::Type::kU8 || base.type == GemmC::Type::kS8 ? 1 : 4;
+  const int64_t value_bytes = type_bytes(base.type);
   const int64_t pixel = s.out_c, row = result.width * pixel, image = result.height * row;
-  std::vector<float> multiplier;  // of this image
+  float* multiplier = nullptr;  // of this image
   if (x_scale) {
-    multiplier.assign(base.multiplier, base.multiplier + s.out_c + 64);
-    for (float& m : multiplier) m *= *x_scale;
+    const int64_t count = s.out_c + kColumnPadding;
+    multiplier = static_cast<float*>(
+        scratch(ScratchSlot::kMultiplier, static_cast<size_t>(count) * sizeof(float)));
+    for (int64_t i = 0; i < count; ++i) multiplier[i] = base.multiplier[i] * *x_scale;
   }
   struct Fused {
     const Conv* conv;
@@ -350,7 +356,7 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     x.data += piece.first_in * (is_float() ? 4 : 1);
     ConvY y{};
     epilogue_.fill(y.c, piece.first_out);
-    if (x_scale) y.c.multiplier = multiplier.data() + piece.first_out;
+    if (x_scale) y.c.multiplier = multiplier + piece.first_out;
     y.c.data = static_cast<char*>(out) +
                (phase.h.offset * row + phase.w.offset * pixel + piece.first_out) * value_bytes;
     y.image_stride = image;

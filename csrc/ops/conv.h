@@ -130,6 +130,7 @@ class Conv {
   std::vector<Phase> phases_;
   bool has_table_;
   std::array<uint8_t, 256> table_{};
+  AddArgs sum_{};  // how a residual is added; without its arrays
   PerTable<Form> forms_;
 };
 

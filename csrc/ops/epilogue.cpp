@@ -2,14 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
+#include "drivers/sizes.h"
+
 namespace octavo {
 namespace {
-
-// More than any table's row vector: arrays over columns are padded by as much.
-constexpr int64_t kPadding = 64;
 
 int32_t bias_code(float bias, double scale, int64_t channel) {
   const double code = std::nearbyint(static_cast<double>(bias) / scale);
@@ -22,6 +22,13 @@ int32_t bias_code(float bias, double scale, int64_t channel) {
 
 }  // namespace
 
+CodeBounds::CodeBounds(bool is_signed, int32_t zero_point, float scale, float real_lo,
+                       float real_hi) {
+  const auto least = static_cast<float>((is_signed ? -128 : 0) - zero_point);
+  lo = std::clamp(std::nearbyint(real_lo / scale), least, least + 255.0f);
+  hi = std::clamp(std::nearbyint(real_hi / scale), least, least + 255.0f);
+}
+
 Epilogue::Epilogue(const EpilogueSpec& spec)
     : is_dynamic_(spec.is_dynamic),
       activate_(spec.activate),
@@ -31,7 +38,7 @@ Epilogue::Epilogue(const EpilogueSpec& spec)
       hi_(spec.hi),
       out_zero_point_(spec.out_zero_point) {
   const int64_t n = spec.n;
-  const auto padded = static_cast<size_t>(n + kPadding);
+  const auto padded = static_cast<size_t>(n + kColumnPadding);
   const bool is_integer = output_ != OutputKind::kF32;
   const bool is_quantized = is_codes();
   auto scale_of = [&](int64_t i) {
@@ -70,16 +77,11 @@ Epilogue::Epilogue(const EpilogueSpec& spec)
   if (!any_zero) w_zero_point_.clear();
 
   if (is_quantized && !is_dynamic_) {
-    // Clamping before rounding at rint(bound / scale) is clamping the real value at the bound.
-    const float least = output_ == OutputKind::kS8 ? -128.0f : 0.0f;
-    const auto zero = static_cast<float>(spec.out_zero_point);
-    const float code_lo = least - zero, code_hi = least + 255.0f - zero;
-    lo_ = code_lo;
-    hi_ = code_hi;
-    if (activate_) {
-      lo_ = std::clamp(std::nearbyint(spec.lo / spec.out_scale), code_lo, code_hi);
-      hi_ = std::clamp(std::nearbyint(spec.hi / spec.out_scale), code_lo, code_hi);
-    }
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const CodeBounds bounds(output_ == OutputKind::kS8, spec.out_zero_point, spec.out_scale,
+                            activate_ ? spec.lo : -kInfinity, activate_ ? spec.hi : kInfinity);
+    lo_ = bounds.lo;
+    hi_ = bounds.hi;
   }
 }
 

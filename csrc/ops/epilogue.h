@@ -11,6 +11,13 @@ namespace octavo {
 
 enum class OutputKind { kF32, kS32, kU8, kS8 };
 
+// Bounds of a code less its zero point: clamping there before rounding is clamping the real value
+// to [lo, hi].
+struct CodeBounds {
+  CodeBounds(bool is_signed, int32_t zero_point, float scale, float lo, float hi);
+  float lo, hi;
+};
+
 struct EpilogueSpec {
   int64_t n;  // outputs
   const float* w_scale;

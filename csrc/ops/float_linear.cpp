@@ -1,5 +1,7 @@
 #include "ops/float_linear.h"
 
+#include "drivers/sizes.h"
+
 namespace octavo {
 
 std::unique_ptr<FloatLinear> FloatLinear::prepare(const FloatLinearSpec& spec,
@@ -15,9 +17,8 @@ FloatLinear::FloatLinear(const FloatLinearSpec& spec, const KernelTable& table)
       lo_(spec.lo),
       hi_(spec.hi) {
   if (spec.bias) {
-    constexpr int64_t kPadding = 64;  // more than any table's row vector
     bias_.assign(spec.bias, spec.bias + n_);
-    bias_.resize(static_cast<size_t>(n_ + kPadding), 0.0f);
+    bias_.resize(static_cast<size_t>(n_ + kColumnPadding), 0.0f);
   }
   const FloatMatrix w = {spec.w.data, k_, n_, spec.w.col_stride, spec.w.row_stride, spec.w.is_half};
   forms_.get(&table, [&] { return std::make_unique<PackedFloats>(table, w); });

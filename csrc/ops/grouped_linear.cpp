@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "drivers/sizes.h"
+
 namespace octavo {
 
 std::unique_ptr<GroupedLinear> GroupedLinear::prepare(const GroupedLinearSpec& spec,
@@ -18,9 +20,8 @@ std::unique_ptr<GroupedLinear> GroupedLinear::prepare(const GroupedLinearSpec& s
 GroupedLinear::GroupedLinear(const GroupedLinearSpec& spec, const KernelTable& table, int threads)
     : group_size_(spec.w.group_size), activate_(spec.activate), lo_(spec.lo), hi_(spec.hi) {
   if (spec.bias) {
-    constexpr int64_t kPadding = 64;  // more than any table's row vector
     bias_.assign(spec.bias, spec.bias + spec.w.n);
-    bias_.resize(static_cast<size_t>(spec.w.n + kPadding), 0.0f);
+    bias_.resize(static_cast<size_t>(spec.w.n + kColumnPadding), 0.0f);
   }
   forms_.get(&table, [&] { return std::make_unique<PackedGroups>(table, spec.w, threads); });
 }

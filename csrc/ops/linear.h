@@ -40,6 +40,7 @@ class Linear {
   bool x_is_signed() const { return x_is_signed_; }
   OutputKind output() const { return epilogue_.output(); }
   const PackedMatrix& weights() const { return weights_; }
+  const char* isa() const { return weights_.isa(); }
   size_t nbytes() const;
 
  private:

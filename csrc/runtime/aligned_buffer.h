@@ -34,6 +34,7 @@ enum class ScratchSlot {
   kRows,
   kColumns,
   kAccumulators,
+  kMultiplier,
   kWide,
   kOutput,
   kWindow,

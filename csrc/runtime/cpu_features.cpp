@@ -317,6 +317,14 @@ CacheSizes cache_sizes() {
   return sizes;
 }
 
+int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+    const auto known = static_cast<int64_t>(cache_sizes().l2);
+    return known ? known : int64_t{1} << 19;
+  }();
+  return bytes;
+}
+
 int usable_cores(const std::string& root) {
   const int cores = affinity_cores();
 #if defined(__linux__)

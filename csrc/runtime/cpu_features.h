@@ -22,6 +22,8 @@ struct CacheSizes {
   size_t l1d, l2, l3;  // bytes of one instance as one core sees it; 0 = not known
 };
 CacheSizes cache_sizes();
+// Of level 2; half a megabyte where not known. Asks once.
+int64_t l2_bytes();
 
 // Cores that the affinity mask and the cgroup CPU quota (v1 and v2, nested groups included,
 // rounded up) allow; at least 1. Asks the system at every call. `root` replaces "/" in tests.

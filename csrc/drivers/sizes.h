@@ -1,0 +1,23 @@
+// What drivers and operators reckon with.
+#pragma once
+
+#include <cstdint>
+
+namespace octavo {
+
+inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+// x >= 0
+inline int64_t ceil_div(int64_t x, int64_t by) { return (x + by - 1) / by; }
+
+// More than any table's row vector: arrays over columns are padded by as much.
+constexpr int64_t kColumnPadding = 64;
+
+// The next `count` values of a buffer, from a cache line on.
+template <class T>
+T* carve(char*& memory, int64_t count) {
+  T* array = reinterpret_cast<T*>(memory);
+  memory += round_up(count * int64_t{sizeof(T)}, 64);
+  return array;
+}
+
+}  // namespace octavo
