@@ -213,6 +213,8 @@ def test_bad_arguments_are_named(rng):
         oc.nn.activate(x, "softmax")
     with pytest.raises(ValueError, match="layout is 'CHWN'"):
         oc.nn.max_pool2d(x, 2, layout="CHWN")
+    with pytest.raises(ValueError, match="kernel_size is 0"):
+        oc.nn.max_pool2d(x, 0)
     with pytest.raises(ValueError, match="stride is 0"):
         oc.nn.average_pool2d(x, 2, stride=0)
     with pytest.raises(TypeError, match="padding is 'same'"):

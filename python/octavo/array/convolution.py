@@ -77,27 +77,34 @@ def make_window(
     output_padding: Size = 0,
 ) -> Window:
     """Return the window that these arguments of a convolution in `dims` dimensions describe."""
-    layouts = _LAYOUTS[dims]
-    layout = next(iter(layouts)) if layout is None else layout
-    if layout not in layouts:
-        raise ValueError(f"layout is {layout!r}, expected {' or '.join(map(repr, layouts))}")
+    layout = as_layout(layout, dims)
     same = isinstance(padding, str)
     if same and padding != "same":
         raise ValueError(f"padding is {padding!r}, expected 'same', a number, or one for each side")
     return Window(
         dims,
-        _sizes(stride, "stride", dims, 1, 1),
-        (0, 0, 0, 0) if isinstance(padding, str) else _sides(padding, dims),
+        as_sizes(stride, "stride", dims, 1, 1),
+        (0, 0, 0, 0) if isinstance(padding, str) else as_sides(padding, dims),
         same,
-        _sizes(dilation, "dilation", dims, 1, 1),
-        _whole(groups, "groups", 1),
+        as_sizes(dilation, "dilation", dims, 1, 1),
+        as_whole(groups, "groups", 1),
         layout,
         transposed,
-        _sizes(output_padding, "output_padding", dims, 0, 0),
+        as_sizes(output_padding, "output_padding", dims, 0, 0),
     )
 
 
-def _whole(value: Any, name: str, least: int) -> int:
+def as_layout(layout: str | None, dims: int = 2) -> str:
+    """Return a layout of images (or signals) that is known; None: channels first."""
+    layouts = _LAYOUTS[dims]
+    layout = next(iter(layouts)) if layout is None else layout
+    if layout not in layouts:
+        raise ValueError(f"layout is {layout!r}, expected {' or '.join(map(repr, layouts))}")
+    return layout
+
+
+def as_whole(value: Any, name: str, least: int) -> int:
+    """Return an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} is {value!r}, expected an integer of at least {least}")
     if value < least:
@@ -105,19 +112,19 @@ def _whole(value: Any, name: str, least: int) -> int:
     return int(value)
 
 
-def _sizes(value: Size, name: str, dims: int, least: int, unused: int) -> tuple[int, int]:
+def as_sizes(value: Size, name: str, dims: int, least: int, unused: int) -> tuple[int, int]:
     """Return (height, width); the height of a signal is `unused`."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
     if len(values) != dims:
         raise ValueError(f"{name} has {len(values)} values, expected 1 or {dims}")
-    whole = tuple(_whole(each, name, least) for each in values)
+    whole = tuple(as_whole(each, name, least) for each in values)
     return (unused, whole[0]) if dims == 1 else (whole[0], whole[1])
 
 
-def _sides(value: int | Sequence[int], dims: int) -> tuple[int, int, int, int]:
+def as_sides(value: int | Sequence[int], dims: int) -> tuple[int, int, int, int]:
     """Return (top, left, bottom, right)."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
-    whole = tuple(_whole(each, "padding", 0) for each in values)
+    whole = tuple(as_whole(each, "padding", 0) for each in values)
     if len(whole) == dims:
         whole *= 2
     if len(whole) != 2 * dims:
@@ -330,7 +337,7 @@ class PreparedConv:
         rounded: NDArray[Any] = (np.rint(raised) + zero).astype(codes.dtype)
         return rounded.reshape(codes.shape)
 
-    def unpack(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
+    def parts(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
         """Return the weights in their plain form, bit for bit as they are used, and the bias."""
         codes = self._op.unpack()
         if self.window.dims == 1:
@@ -410,28 +417,6 @@ class PreparedConv:
         return y if r.qparams is None else wrap_result(y, r.qparams)
 
 
-def convolve(
-    x: QTensor | ArrayLike,
-    w: QTensor | ArrayLike,
-    bias: ArrayLike | None,
-    window: Window,
-    result: Result,
-    residual: QTensor | ArrayLike | None,
-    out: NDArray[Any] | None,
-) -> QTensor | NDArray[Any]:
-    """Prepare, or find what was prepared with `w`, and run."""
-    if bias is not None:
-        bias = as_array(bias, "bias")
-    make = partial(PreparedConv, bias=bias, window=window, result=result)
-    operator: PreparedConv
-    if isinstance(w, QTensor):
-        key = None if bias is None else (bias.dtype, bias.shape, bias.tobytes())
-        operator = prepared_from(w, (key, window, result), make)
-    else:
-        operator = make(as_float32(w, "w", ", or a QTensor"))
-    return operator(x, residual, out)
-
-
 def make_result(
     x: QTensor | ArrayLike | None,
     residual: QTensor | ArrayLike | None,
@@ -459,6 +444,29 @@ def make_result(
         sum_qparams,
         as_activation(sum_activation),
     )
+
+
+def convolve(
+    window: Window,
+    x: QTensor | ArrayLike,
+    w: QTensor | ArrayLike,
+    bias: ArrayLike | None,
+    residual: QTensor | ArrayLike | None,
+    out: NDArray[Any] | None,
+    *options: Any,
+) -> QTensor | NDArray[Any]:
+    """Prepare, or find what was prepared with `w`, and run; `options` as of `make_result`."""
+    result = make_result(x, residual, *options)
+    if bias is not None:
+        bias = as_array(bias, "bias")
+    make = partial(PreparedConv, bias=bias, window=window, result=result)
+    operator: PreparedConv
+    if isinstance(w, QTensor):
+        key = None if bias is None else (bias.dtype, bias.shape, bias.tobytes())
+        operator = prepared_from(w, (key, window, result), make)
+    else:
+        operator = make(as_float32(w, "w", ", or a QTensor"))
+    return operator(x, residual, out)
 
 
 def conv2d(
@@ -545,10 +553,13 @@ def conv2d(
     array([[[[ 8., 12.],
              [20., 24.]]]], dtype=float32)
     """
-    window = make_window(2, stride, padding, dilation, groups, layout)
-    result = make_result(
+    return convolve(
+        make_window(2, stride, padding, dilation, groups, layout),
         x,
+        w,
+        bias,
         residual,
+        out,
         x_qparams,
         out_qparams,
         out_dtype,
@@ -558,7 +569,6 @@ def conv2d(
         sum_qparams,
         sum_activation,
     )
-    return convolve(x, w, bias, window, result, residual, out)
 
 
 def conv1d(
@@ -595,10 +605,13 @@ def conv1d(
     >>> oc.conv1d(np.array([[[1.0, 2.0, 4.0]]], np.float32), w, padding="same").round(1)
     array([[[3., 6., 4.]]], dtype=float32)
     """
-    window = make_window(1, stride, padding, dilation, groups, layout)
-    result = make_result(
+    return convolve(
+        make_window(1, stride, padding, dilation, groups, layout),
         x,
+        w,
+        bias,
         residual,
+        out,
         x_qparams,
         out_qparams,
         out_dtype,
@@ -608,7 +621,6 @@ def conv1d(
         sum_qparams,
         sum_activation,
     )
-    return convolve(x, w, bias, window, result, residual, out)
 
 
 def conv_transpose2d(
@@ -647,10 +659,13 @@ def conv_transpose2d(
     array([[[[1., 1., 3., 3.],
              [1., 1., 3., 3.]]]], dtype=float32)
     """
-    window = make_window(2, stride, padding, dilation, groups, layout, True, output_padding)
-    result = make_result(
+    return convolve(
+        make_window(2, stride, padding, dilation, groups, layout, True, output_padding),
         x,
+        w,
+        bias,
         residual,
+        out,
         x_qparams,
         out_qparams,
         out_dtype,
@@ -660,4 +675,3 @@ def conv_transpose2d(
         sum_qparams,
         sum_activation,
     )
-    return convolve(x, w, bias, window, result, residual, out)

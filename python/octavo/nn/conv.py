@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,29 +19,20 @@ from octavo.array.convolution import (
     make_window,
 )
 from octavo.array.functional import quantize
-from octavo.array.interop import as_float32, digest, read_only
+from octavo.array.interop import as_float32, read_only
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor
+from octavo.nn.base import Operator, Weights, restore
 
-Weights = QTensor | NDArray[np.float32]
 
+class _Convolution(Operator):
+    __slots__ = ("_result", "_window")
 
-class _Convolution:
-    """What the convolutions share: frozen, picklable as plain arrays, packed at the first call."""
-
-    __slots__ = ("__weakref__", "_held", "_result", "_window")
-
+    _SETTINGS = ("_window", "_result")
     _dims: ClassVar[int] = 2
     _transposed: ClassVar[bool] = False
-    # The prepared operator; after unpickling, until first use, the parts it will be prepared of.
-    # One attribute, replaced as a whole: threads need no lock.
-    _held: PreparedConv | tuple[Weights, NDArray[Any] | None]
     _window: Window
     _result: Result
-
-    def __init__(self) -> None:
-        name = type(self).__name__
-        raise TypeError(f"use {name}.from_float(w, ...) or {name}.from_quantized(w_q, ...)")
 
     @classmethod
     def from_float(
@@ -110,11 +101,7 @@ class _Convolution:
         ValueError, TypeError
             Shapes, dtypes or arguments that do not go together.
         """
-        if not isinstance(w_q, QTensor):
-            raise TypeError(
-                f"w_q is {type(w_q).__name__}, expected octavo.QTensor; "
-                f"{cls.__name__}.from_float takes float weights"
-            )
+        cls._check_quantized(w_q)
         return cls._prepare(w_q, bias, **options)
 
     @classmethod
@@ -153,7 +140,7 @@ class _Convolution:
             sum_activation,
         )
         operator = PreparedConv(w, bias, window=window, result=result)
-        return _restore(cls, operator, window, result)
+        return restore(cls, operator, window, result)
 
     def __call__(
         self,
@@ -163,42 +150,35 @@ class _Convolution:
         out: NDArray[Any] | None = None,
     ) -> QTensor | NDArray[Any]:
         """Return the convolution of `x`; see `octavo.conv2d`."""
-        held = self._held
-        operator = self._operator if isinstance(held, tuple) else held
+        operator: PreparedConv = self._operator
         return operator(x, residual, out)
 
-    @property
-    def _operator(self) -> PreparedConv:
-        held = self._held
-        if isinstance(held, tuple):
-            held = PreparedConv(*held, window=self._window, result=self._result)
-            self._held = held
-        return held
+    def _prepared(self, w: Weights, bias: NDArray[Any] | None) -> PreparedConv:
+        return PreparedConv(w, bias, window=self._window, result=self._result)
 
     @property
     def in_channels(self) -> int:
         """Channels of `x`."""
-        return self._operator.in_channels
+        value: int = self._operator.in_channels
+        return value
 
     @property
     def out_channels(self) -> int:
         """Channels of the result."""
-        return self._operator.out_channels
+        value: int = self._operator.out_channels
+        return value
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
         """Height and width of the kernel, or its width."""
-        return self._operator.kernel_size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the operator holds: weights as packed, scales, bias."""
-        return self._operator.nbytes
+        value: tuple[int, ...] = self._operator.kernel_size
+        return value
 
     @property
     def precision(self) -> str:
         """How the weights are stored: "int8", "float16" and the like."""
-        return self._operator.dtype
+        value: str = self._operator.dtype
+        return value
 
     @property
     def x_qparams(self) -> QParams | None:
@@ -209,10 +189,6 @@ class _Convolution:
     def out_qparams(self) -> QParams | None:
         """How the result is quantized; None for float32."""
         return self._result.qparams
-
-    def unpack(self) -> tuple[Weights, NDArray[Any] | None]:
-        """Return the weights in their plain form, bit for bit as they are used, and the bias."""
-        return self._operator.unpack()
 
     def __repr__(self) -> str:
         parts = [
@@ -238,27 +214,6 @@ class _Convolution:
             if value is not None:
                 parts.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
-
-    # A frozen operator is its own copy.
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.unpack(), self._window, self._result)
-
-    def __dask_tokenize__(self) -> tuple[object, ...]:
-        w, bias = self.unpack()
-        return (
-            f"octavo.{type(self).__name__}",
-            digest(w) if isinstance(w, np.ndarray) else w.__dask_tokenize__(),
-            None if bias is None else (bias.dtype.name, digest(bias)),
-            repr(self._window),
-            repr(self._result),
-        )
 
 
 class Conv2d(_Convolution):
@@ -308,19 +263,3 @@ class ConvTranspose2d(_Convolution):
 
     __slots__ = ()
     _transposed = True
-
-
-Layer = TypeVar("Layer", bound=_Convolution)
-
-
-def _restore(
-    cls: type[Layer],
-    held: PreparedConv | tuple[Weights, NDArray[Any] | None],
-    window: Window,
-    result: Result,
-) -> Layer:
-    layer = cls.__new__(cls)
-    layer._held = held
-    layer._window = window
-    layer._result = result
-    return layer

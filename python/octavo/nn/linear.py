@@ -10,15 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from octavo.array.activation import Activation, activation_bounds, as_activation
 from octavo.array.functional import activations, quantize
-from octavo.array.interop import as_float32, digest, read_only
+from octavo.array.interop import as_float32, read_only
 from octavo.array.prepared import FloatLinear, PreparedLinear, prepare
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, wrap_result
+from octavo.nn.base import Operator, Parts, Weights, restore
 
 _PRECISION = re.compile(r"(int8|int4|float16|float32)(?:/([1-9][0-9]*))?")
 
 
-class Linear:
+class Linear(Operator):
     """The operator ``activation(x @ w.T + bias)``, made by `from_float` or `from_quantized`.
 
     Call it with `x` of shape (..., in) as `octavo.linear` takes it; the result is a QTensor if the
@@ -40,18 +41,13 @@ class Linear:
     array([1.  , 1.25], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_activation", "_held", "_out_qparams", "_precision", "_x_qparams")
+    __slots__ = ("_activation", "_out_qparams", "_precision", "_x_qparams")
 
-    # The prepared operator; after unpickling, until first use, the parts it will be prepared of.
-    # One attribute, replaced as a whole: threads need no lock.
-    _held: PreparedLinear | tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]
+    _SETTINGS = ("_precision", "_x_qparams", "_out_qparams", "_activation")
     _precision: str
     _x_qparams: QParams | None
     _out_qparams: QParams | None
     _activation: str | tuple[Any, ...] | None
-
-    def __init__(self) -> None:
-        raise TypeError("use Linear.from_float(w, ...) or Linear.from_quantized(w_q, ...)")
 
     @classmethod
     def from_float(
@@ -160,11 +156,7 @@ class Linear:
         >>> layer(np.array([3, 2], np.uint8))  # 1.5 and 1.0
         array([0.25, 2.  ], dtype=float32)
         """
-        if not isinstance(w_q, QTensor):
-            raise TypeError(
-                f"w_q is {type(w_q).__name__}, expected octavo.QTensor; "
-                "Linear.from_float takes float weights"
-            )
+        cls._check_quantized(w_q)
         return cls._prepare(w_q, bias, x_qparams, out_qparams, activation)
 
     @classmethod
@@ -188,48 +180,39 @@ class Linear:
             precision = "float32"
         else:
             precision = w.dtype if w.group_size is None else f"{w.dtype}/{w.group_size}"
-        return _restore(cls, operator, precision, x_qparams, out_qparams, activation)
+        return restore(cls, operator, precision, x_qparams, out_qparams, activation)
 
     def __call__(
         self, x: QTensor | ArrayLike, *, out: NDArray[Any] | None = None
     ) -> QTensor | NDArray[Any]:
         """Return ``activation(x @ w.T + bias)``; see `octavo.linear`."""
         held = self._held
-        operator = self._operator if isinstance(held, tuple) else held
+        operator: PreparedLinear = self._operator if isinstance(held, tuple) else held
         y = operator.run(activations(x, self._x_qparams), out)
         if out is not None or self._out_qparams is None:
             return y
         return wrap_result(y, self._out_qparams)
 
-    @property
-    def _operator(self) -> PreparedLinear:
-        held = self._held
-        if isinstance(held, tuple):
-            w, bias = held
-            held = prepare(
-                w,
-                bias,
-                x_qparams=self._x_qparams,
-                out_qparams=self._out_qparams,
-                bounds=activation_bounds(self._activation),
-            )
-            self._held = held
-        return held
+    def _prepared(self, w: Weights, bias: NDArray[Any] | None) -> PreparedLinear:
+        return prepare(
+            w,
+            bias,
+            x_qparams=self._x_qparams,
+            out_qparams=self._out_qparams,
+            bounds=activation_bounds(self._activation),
+        )
 
     @property
     def in_features(self) -> int:
         """Length of the last axis of `x`."""
-        return self._operator.in_features
+        count: int = self._operator.in_features
+        return count
 
     @property
     def out_features(self) -> int:
         """Length of the last axis of the result."""
-        return self._operator.out_features
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the operator holds: weights as packed, scales, bias."""
-        return self._operator.nbytes
+        count: int = self._operator.out_features
+        return count
 
     @property
     def precision(self) -> str:
@@ -251,22 +234,23 @@ class Linear:
         """The activation, as it was given."""
         return self._activation
 
-    def unpack(self) -> tuple[QTensor | NDArray[np.float32], NDArray[Any] | None]:
+    def unpack(self) -> Parts:
         """Return the weights in their plain form, bit for bit as they are used, and the bias."""
-        operator = self._operator
-        if isinstance(operator, FloatLinear):
-            values = operator.unpack()
-            if values.dtype == np.float32:
-                return values, operator.bias
-            return QTensor(values, 1.0, dtype="float16"), operator.bias
-        w = QTensor(
-            operator.unpack(),
-            operator.scale,
-            operator.zero_point,
-            dtype=operator.dtype,
-            axis=operator.axis,
-            group_size=operator.group_size,
-        )
+        operator: PreparedLinear = self._operator
+        values = operator.unpack()
+        if not isinstance(operator, FloatLinear):
+            w: Weights = QTensor(
+                values,
+                operator.scale,
+                operator.zero_point,
+                dtype=operator.dtype,
+                axis=operator.axis,
+                group_size=operator.group_size,
+            )
+        elif values.dtype == np.float32:
+            w = values
+        else:
+            w = QTensor(values, 1.0, dtype="float16")
         return w, operator.bias
 
     def __repr__(self) -> str:
@@ -280,43 +264,3 @@ class Linear:
             if value is not None:
                 parts.append(f"{name}={value!r}")
         return f"Linear({', '.join(parts)})"
-
-    # A frozen operator is its own copy.
-
-    def __copy__(self) -> Linear:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Linear:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.unpack(), *self._settings())
-
-    def _settings(self) -> tuple[Any, ...]:
-        return self._precision, self._x_qparams, self._out_qparams, self._activation
-
-    def __dask_tokenize__(self) -> tuple[object, ...]:
-        w, bias = self.unpack()
-        return (
-            "octavo.Linear",
-            digest(w) if isinstance(w, np.ndarray) else w.__dask_tokenize__(),
-            None if bias is None else (bias.dtype.name, digest(bias)),
-            *map(repr, self._settings()),
-        )
-
-
-def _restore(
-    cls: type[Linear],
-    held: PreparedLinear | tuple[QTensor | NDArray[np.float32], NDArray[Any] | None],
-    precision: str,
-    x_qparams: QParams | None,
-    out_qparams: QParams | None,
-    activation: str | tuple[Any, ...] | None,
-) -> Linear:
-    layer = cls.__new__(cls)
-    layer._held = held
-    layer._precision = precision
-    layer._x_qparams = x_qparams
-    layer._out_qparams = out_qparams
-    layer._activation = activation
-    return layer

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from octavo import _core
 from octavo.array.activation import Activation, activation_bounds, table, table_function
-from octavo.array.convolution import Padding, Size, make_window
+from octavo.array.convolution import Padding, Size, as_layout, as_sides, as_sizes, as_whole
 from octavo.array.prepared import check_qparams
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, wrap_result
@@ -125,7 +125,7 @@ def max_pool2d(
     kernel_size: Size,
     *,
     stride: Size | None = None,
-    padding: Padding = 0,
+    padding: int | Sequence[int] = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
     layout: str = "NCHW",
@@ -149,9 +149,15 @@ def max_pool2d(
     >>> oc.nn.max_pool2d(x, 2).codes().tolist()
     [[[[5, 7], [13, 15]]]]
     """
-    kernel, steps, sides, dilations = _pool_window(kernel_size, stride, padding, dilation, layout)
+    kernel, steps, sides = _pool_window(kernel_size, stride, padding)
     codes = _core.max_pool(
-        _codes(x), kernel, steps, sides, dilations, ceil_mode=ceil_mode, layout=layout
+        _codes(x),
+        kernel,
+        steps,
+        sides,
+        as_sizes(dilation, "dilation", 2, 1, 1),
+        ceil_mode=ceil_mode,
+        layout=as_layout(layout),
     )
     return wrap_result(codes, _own(x))
 
@@ -161,7 +167,7 @@ def average_pool2d(
     kernel_size: Size,
     *,
     stride: Size | None = None,
-    padding: Padding = 0,
+    padding: int | Sequence[int] = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
     out_qparams: QParams | None = None,
@@ -178,7 +184,7 @@ def average_pool2d(
     >>> oc.nn.average_pool2d(x, 2, out_qparams=oc.QParams(0.25)).codes().tolist()
     [[[[5, 9], [21, 25]]]]
     """
-    kernel, steps, sides, _ = _pool_window(kernel_size, stride, padding, 1, layout)
+    kernel, steps, sides = _pool_window(kernel_size, stride, padding)
     q = _out(x, out_qparams)
     codes = _core.average_pool(
         _codes(x),
@@ -192,7 +198,7 @@ def average_pool2d(
         sides,
         ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
-        layout=layout,
+        layout=as_layout(layout),
     )
     return wrap_result(codes, q)
 
@@ -211,19 +217,30 @@ def global_average_pool2d(
     """
     q = _out(x, out_qparams)
     codes = _core.average_pool(
-        _codes(x), x.scale, x.zero_point, q.scale, q.zero_point, q.dtype, None, layout=layout
+        _codes(x),
+        x.scale,
+        x.zero_point,
+        q.scale,
+        q.zero_point,
+        q.dtype,
+        None,
+        layout=as_layout(layout),
     )
     return wrap_result(codes, q)
 
 
 def _pool_window(
-    kernel_size: Size, stride: Size | None, padding: Padding, dilation: Size, layout: str
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+    kernel_size: Size, stride: Size | None, padding: int | Sequence[int]
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
+    kernel = as_sizes(kernel_size, "kernel_size", 2, 1, 1)
+    steps = kernel if stride is None else as_sizes(stride, "stride", 2, 1, 1)
+    return kernel, steps, _pad_sides(padding)
+
+
+def _pad_sides(padding: Padding) -> tuple[int, int, int, int]:
     if isinstance(padding, str):
         raise TypeError(f"padding is {padding!r}, expected a number, or one for each side")
-    kernel = make_window(2, kernel_size, 0, 1, 1, layout).stride
-    window = make_window(2, kernel if stride is None else stride, padding, dilation, 1, layout)
-    return kernel, window.stride, window.padding, window.dilation
+    return as_sides(padding, 2)
 
 
 def concat(
@@ -292,7 +309,7 @@ def resize(
         q.scale,
         q.zero_point,
         q.dtype,
-        layout=layout,
+        layout=as_layout(layout),
     )
     return wrap_result(codes, q)
 
@@ -310,7 +327,7 @@ def argmax(x: QTensor, axis: int = -1) -> NDArray[np.int64]:
     return found
 
 
-def pad(x: QTensor, padding: Padding, *, layout: str = "NCHW") -> QTensor:
+def pad(x: QTensor, padding: int | Sequence[int], *, layout: str = "NCHW") -> QTensor:
     """Return images with borders of the real value 0; `padding` as `octavo.conv2d` takes it.
 
     Examples
@@ -323,10 +340,8 @@ def pad(x: QTensor, padding: Padding, *, layout: str = "NCHW") -> QTensor:
     codes = _codes(x)
     if codes.ndim != 4:
         raise ValueError(f"x has {codes.ndim} dimensions, expected 4")
-    if isinstance(padding, str):
-        raise TypeError(f"padding is {padding!r}, expected a number, or one for each side")
-    top, left, bottom, right = make_window(2, 1, padding, 1, 1, layout).padding
-    first = 2 if layout == "NCHW" else 1
+    top, left, bottom, right = _pad_sides(padding)
+    first = 2 if as_layout(layout) == "NCHW" else 1
     widths = [(0, 0)] * 4
     widths[first], widths[first + 1] = (top, bottom), (left, right)
     return wrap_result(np.pad(codes, widths, constant_values=int(x.zero_point)), _own(x))
@@ -369,7 +384,8 @@ def channel_shuffle(x: QTensor, groups: int, *, layout: str = "NCHW") -> QTensor
     codes = _codes(x)
     if codes.ndim != 4:
         raise ValueError(f"x has {codes.ndim} dimensions, expected 4")
-    axis = 1 if make_window(2, 1, 0, 1, groups, layout).layout == "NCHW" else 3
+    axis = 1 if as_layout(layout) == "NCHW" else 3
+    groups = as_whole(groups, "groups", 1)
     channels = codes.shape[axis]
     if channels % groups:
         raise ValueError(f"x has {channels} channels, groups is {groups}; it must divide them")
