@@ -51,8 +51,8 @@ class DepthwiseWeights {
 };
 
 // Geometry's in_c and out_c, kernel_h and kernel_w are those of the weights; no padding is
-// negative. Of y.c, type is not kS64, arrays over channels hold out_c values, and b_zero_point is not
-// read: the weights know it.
+// negative. Of y.c, type is not kS64, arrays over channels hold out_c values, and b_zero_point is
+// not read: the weights know it.
 void depthwise(const DepthwiseWeights& w, const ConvGeometry& g, const ConvX& x, const ConvY& y,
                int threads);
 
