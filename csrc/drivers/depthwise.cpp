@@ -521,11 +521,11 @@ class Depthwise {
   int64_t twin_rows_, twin_taps_;
 
   bool flat_, in_place_, few_edges_ = false;
-  int64_t edges_ = 0;                   // columns with taps outside the image
-  int64_t inside_first_, inside_last_;  // columns with all taps inside the image
-  int64_t row_span_;                    // bytes of a row of the image
-  bool pads_rows_;                      // some taps lie above or below the image
-  const uint8_t* safe_rows_end_;        // rows that begin behind it are copied
+  int64_t edges_ = 0;                       // columns with taps outside the image
+  int64_t inside_first_, inside_last_;      // columns with all taps inside the image
+  int64_t row_span_;                        // bytes of a row of the image
+  bool pads_rows_;                          // some taps lie above or below the image
+  const uint8_t* safe_rows_end_ = nullptr;  // rows that begin behind it are copied
   int64_t copied_rows_ = 0;
   int64_t strip_columns_ = 0, strip_bytes_ = 0;
 
@@ -548,15 +548,15 @@ class Depthwise {
 
 }  // namespace
 
-DepthwiseWeights::DepthwiseWeights(const KernelTable& table_, const uint8_t* w, bool is_signed_,
-                                   int64_t out_c_, int64_t multiplier_, int64_t kernel_h_,
-                                   int64_t kernel_w_, const int32_t* zero_points)
-    : table(&table_),
-      is_signed(is_signed_),
-      out_c(out_c_),
-      multiplier(multiplier_),
-      kernel_h(kernel_h_),
-      kernel_w(kernel_w_) {
+DepthwiseWeights::DepthwiseWeights(const KernelTable& kernel_table, const uint8_t* w, bool w_signed,
+                                   int64_t channels, int64_t per_input, int64_t height,
+                                   int64_t width, const int32_t* zero_points)
+    : table(&kernel_table),
+      is_signed(w_signed),
+      out_c(channels),
+      multiplier(per_input),
+      kernel_h(height),
+      kernel_w(width) {
   const DepthwiseKernels& kernels = *table->depthwise;
   const int64_t positions = kernel_h * kernel_w;
   if (zero_points) zero_point.assign(zero_points, zero_points + out_c);

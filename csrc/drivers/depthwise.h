@@ -27,11 +27,12 @@ namespace octavo {
 // c / multiplier.
 class DepthwiseWeights {
  public:
-  // w: [out_c][kernel_h][kernel_w] codes. zero_point: null (zeros), or out_c values of the stored
-  // codes: int8 as they are, uint8 less 128.
-  DepthwiseWeights(const KernelTable& table, const uint8_t* w, bool is_signed, int64_t out_c,
-                   int64_t multiplier, int64_t kernel_h, int64_t kernel_w,
-                   const int32_t* zero_point);
+  // w: [channels][height][width] codes; per_input: output channels of each input channel.
+  // zero_points: null (zeros), or a value for each channel, of the stored codes: int8 as they are,
+  // uint8 less 128.
+  DepthwiseWeights(const KernelTable& kernel_table, const uint8_t* w, bool w_signed,
+                   int64_t channels, int64_t per_input, int64_t height, int64_t width,
+                   const int32_t* zero_points);
 
   // The codes as they were given.
   void unpack(uint8_t* w) const;
