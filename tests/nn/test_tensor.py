@@ -1,6 +1,7 @@
 """The 8-bit operators between layers, on every instruction set, by the rules of docs/int8.md."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import octavo as oc
+from octavo.array.qtensor import wrap_result
 
 OUT = oc.QParams(0.07, 90)
 
@@ -201,6 +203,91 @@ def test_shapes(rng):
     last = oc.nn.transpose(x, (0, 2, 3, 1))
     assert (oc.nn.channel_shuffle(last, 3, layout="NHWC").codes()
             == last.codes()[..., [0, 2, 4, 1, 3, 5]]).all()  # fmt: skip
+
+
+def larger(x):
+    return x.shape[2] + 3, x.shape[3] + 5
+
+
+# Every operator that takes `out`, of one image tensor.
+WITH_OUT = {
+    "add": lambda x, **o: oc.nn.add(x, x, out_qparams=OUT, **o),
+    "multiply": lambda x, **o: oc.nn.multiply(x, x, out_qparams=OUT, **o),
+    "activate": lambda x, **o: oc.nn.activate(x, "hard_swish", out_qparams=OUT, **o),
+    "max_pool2d": lambda x, **o: oc.nn.max_pool2d(x, 2, stride=1, **o),
+    "average_pool2d": lambda x, **o: oc.nn.average_pool2d(x, 2, stride=1, out_qparams=OUT, **o),
+    "global_average_pool2d": lambda x, **o: oc.nn.global_average_pool2d(x, out_qparams=OUT, **o),
+    "concat": lambda x, **o: oc.nn.concat([x, x], out_qparams=OUT, **o),
+    "resize nearest": lambda x, **o: oc.nn.resize(x, larger(x), out_qparams=OUT, **o),
+    "resize linear": lambda x, **o: oc.nn.resize(x, larger(x), mode="linear", **o),
+    "argmax": lambda x, **o: oc.nn.argmax(x, 1, **o),
+}
+
+
+def array_of(y):
+    return y.codes() if isinstance(y, oc.QTensor) else y
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_out_is_written_and_returned(rng, name):
+    function = WITH_OUT[name]
+    x = tensor(rng, (2, 5, 6, 8), 0.05, 3)
+    y = array_of(function(x))
+    out = np.full_like(y, 77)
+    assert function(x, out=out) is out
+    assert (out == y).all()
+    spread = np.full((*y.shape[:-1], 2 * y.shape[-1]), 77, y.dtype)
+    assert function(x, out=spread[..., ::2]).base is spread
+    assert (spread[..., ::2] == y).all()
+    assert (spread[..., 1::2] == 77).all()
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_with_out_no_result_is_allocated(rng, name):
+    function = WITH_OUT[name]
+    x = tensor(rng, (1, 3, 256, 256), 0.05, 3)
+    out = np.empty_like(array_of(function(x)))
+    large = 1 << 16  # but for the mean of an image every result is larger
+    assert out.nbytes > large or name == "global_average_pool2d"
+
+    def allocated(**options):
+        tracemalloc.start()
+        try:
+            function(x, **options)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert allocated() >= out.nbytes
+    assert allocated(out=out) < large
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_a_bad_out_is_refused_before_any_work(rng, name):
+    function = WITH_OUT[name]
+    x = tensor(rng, (1, 4, 6, 8), 0.05, 3)
+    y = array_of(function(x))
+    memory = np.zeros(x.size + 4096, np.int8)
+    memory[: x.size] = x.codes().ravel()
+    inside = wrap_result(memory[: x.size].reshape(x.shape), x.qparams)
+    overlapping = memory[x.size - 8 : x.size - 8 + y.nbytes].view(y.dtype).reshape(y.shape)
+    fixed = np.zeros_like(y)
+    fixed.flags.writeable = False
+    oc.matmul(np.ones((1, 1), np.int8), np.ones((1, 1), np.int8))
+    before = oc.runtime.last_kernel()
+    for given_x, out, error, message in (
+        (x, y.tolist(), TypeError, "out must be a numpy"),
+        (x, np.zeros(y.shape, np.float64), TypeError, "out has dtype float64, the result has"),
+        (x, np.zeros((2, *y.shape[1:]), y.dtype), ValueError, "out has shape .* the result has"),
+        (x, fixed, ValueError, "out is read-only"),
+        (inside, overlapping, ValueError, "out shares memory with an input"),
+    ):
+        with pytest.raises(error, match=message):
+            function(given_x, out=out)
+    assert oc.runtime.last_kernel() == before
+    assert not fixed.any()
+    assert (inside.codes() == x.codes()).all()
 
 
 def test_bad_arguments_are_named(rng):

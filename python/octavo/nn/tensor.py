@@ -1,7 +1,9 @@
 """Operators on 8-bit tensors between the layers: pooling, sums, functions, shapes.
 
 Each takes QTensors of 8 bits with one scale and gives one; by "Elementwise" of docs/int8.md, the same
-bits on every CPU. ``out_qparams`` None keeps the parameters of `x`, where an operator may.
+bits on every CPU. ``out_qparams`` None keeps the parameters of `x`, where an operator may. ``out``,
+where one takes it, is an array of the result's shape that shares no memory with an input: the codes
+are written there, and it is returned itself.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from octavo.array.convolution import Padding, Size, as_layout, as_sides, as_size
 from octavo.array.prepared import check_qparams
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, wrap_result
+
+Result = QTensor | NDArray[Any]  # the array: `out`
 
 
 def _codes(x: QTensor, name: str = "x") -> NDArray[Any]:
@@ -38,13 +42,25 @@ def _own(x: QTensor) -> QParams:
     return x.qparams
 
 
-def add(a: QTensor, b: QTensor, *, out_qparams: QParams, activation: Activation = None) -> QTensor:
+def _answer(codes: NDArray[Any], q: QParams, out: NDArray[Any] | None) -> Result:
+    return wrap_result(codes, q) if out is None else out
+
+
+def add(
+    a: QTensor,
+    b: QTensor,
+    *,
+    out_qparams: QParams,
+    activation: Activation = None,
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return ``a + b``, broadcast, clipped by `activation` (relu, relu6 or ("clip", lo, hi)).
 
     Raises
     ------
     ValueError, TypeError
-        Shapes that do not broadcast; tensors without one 8-bit scale.
+        Shapes that do not broadcast; tensors without one 8-bit scale; an `out` that the result
+        cannot be written to.
 
     Examples
     --------
@@ -53,12 +69,17 @@ def add(a: QTensor, b: QTensor, *, out_qparams: QParams, activation: Activation 
     >>> oc.nn.add(x, x, out_qparams=oc.QParams(1.0)).codes()
     array([1, 2, 3], dtype=uint8)
     """
-    return _combined(_core.add, a, b, out_qparams, activation)
+    return _combined(_core.add, a, b, out_qparams, activation, out)
 
 
 def multiply(
-    a: QTensor, b: QTensor, *, out_qparams: QParams, activation: Activation = None
-) -> QTensor:
+    a: QTensor,
+    b: QTensor,
+    *,
+    out_qparams: QParams,
+    activation: Activation = None,
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return ``a * b``, broadcast, clipped by `activation`; as `add`.
 
     Examples
@@ -68,12 +89,17 @@ def multiply(
     >>> oc.nn.multiply(x, x, out_qparams=oc.QParams(0.25)).codes()
     array([1, 4, 9], dtype=uint8)
     """
-    return _combined(_core.multiply, a, b, out_qparams, activation)
+    return _combined(_core.multiply, a, b, out_qparams, activation, out)
 
 
 def _combined(
-    function: Any, a: QTensor, b: QTensor, out_qparams: QParams, activation: Activation
-) -> QTensor:
+    function: Any,
+    a: QTensor,
+    b: QTensor,
+    out_qparams: QParams,
+    activation: Activation,
+    out: NDArray[Any] | None,
+) -> Result:
     left, right = _codes(a, "a"), _codes(b, "b")
     check_qparams(out_qparams, "out_qparams")
     lo, hi = activation_bounds(activation)
@@ -89,11 +115,18 @@ def _combined(
         out_qparams.dtype,
         lo=lo,
         hi=hi,
+        out=out,
     )
-    return wrap_result(codes, out_qparams)
+    return _answer(codes, out_qparams, out)
 
 
-def activate(x: QTensor, activation: Activation, *, out_qparams: QParams | None = None) -> QTensor:
+def activate(
+    x: QTensor,
+    activation: Activation,
+    *,
+    out_qparams: QParams | None = None,
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return a function of each value, by a table of 256 codes.
 
     Parameters
@@ -103,6 +136,7 @@ def activate(x: QTensor, activation: Activation, *, out_qparams: QParams | None 
         "relu", "relu6", ("clip", lo, hi), "hard_swish", ("hard_sigmoid", alpha, beta), "sigmoid",
         "silu", "gelu", "gelu_tanh", "tanh", ("leaky_relu", alpha), ("elu", alpha).
     out_qparams : QParams, optional
+    out : array of the shape of `x`, optional
 
     Examples
     --------
@@ -117,7 +151,7 @@ def activate(x: QTensor, activation: Activation, *, out_qparams: QParams | None 
         lo, hi = activation_bounds(activation)
         most = float(np.finfo(np.float32).max)
         function = ("clip", -most if lo is None else lo, most if hi is None else hi)
-    return wrap_result(_core.lookup(codes, table(function, _own(x), q)), q)
+    return _answer(_core.lookup(codes, table(function, _own(x), q), out), q, out)
 
 
 def max_pool2d(
@@ -129,7 +163,8 @@ def max_pool2d(
     dilation: Size = 1,
     ceil_mode: bool = False,
     layout: str = "NCHW",
-) -> QTensor:
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return the greatest value under each window; padding never wins.
 
     Parameters
@@ -141,6 +176,12 @@ def max_pool2d(
     ceil_mode : bool, default False
         Windows that begin inside but end beyond the padded image count too.
     layout : {"NCHW", "NHWC"}, default "NCHW"
+    out : array of the result's shape, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        A window that does not fit the padded image, or that holds padding alone.
 
     Examples
     --------
@@ -158,8 +199,9 @@ def max_pool2d(
         as_sizes(dilation, "dilation", 2, 1, 1),
         ceil_mode=ceil_mode,
         layout=as_layout(layout),
+        out=out,
     )
-    return wrap_result(codes, _own(x))
+    return _answer(codes, _own(x), out)
 
 
 def average_pool2d(
@@ -172,7 +214,8 @@ def average_pool2d(
     count_include_pad: bool = False,
     out_qparams: QParams | None = None,
     layout: str = "NCHW",
-) -> QTensor:
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return the mean under each window; as `max_pool2d`.
 
     `count_include_pad` counts padding as values of zero.
@@ -199,13 +242,18 @@ def average_pool2d(
         ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
         layout=as_layout(layout),
+        out=out,
     )
-    return wrap_result(codes, q)
+    return _answer(codes, q, out)
 
 
 def global_average_pool2d(
-    x: QTensor, *, out_qparams: QParams | None = None, layout: str = "NCHW"
-) -> QTensor:
+    x: QTensor,
+    *,
+    out_qparams: QParams | None = None,
+    layout: str = "NCHW",
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return the mean of each channel of each image, height and width 1.
 
     Examples
@@ -225,8 +273,9 @@ def global_average_pool2d(
         q.dtype,
         None,
         layout=as_layout(layout),
+        out=out,
     )
-    return wrap_result(codes, q)
+    return _answer(codes, q, out)
 
 
 def _pool_window(
@@ -244,8 +293,12 @@ def _pad_sides(padding: Padding) -> tuple[int, int, int, int]:
 
 
 def concat(
-    tensors: Sequence[QTensor], axis: int = 1, *, out_qparams: QParams | None = None
-) -> QTensor:
+    tensors: Sequence[QTensor],
+    axis: int = 1,
+    *,
+    out_qparams: QParams | None = None,
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return the tensors one after another along `axis`, rescaled where their parameters differ.
 
     `out_qparams` None: those of the first.
@@ -265,7 +318,7 @@ def concat(
     tables = [
         None if each.qparams == q else table(("identity",), _own(each), q) for each in tensors
     ]
-    return wrap_result(_core.concat(codes, tables, axis), q)
+    return _answer(_core.concat(codes, tables, axis, out), q, out)
 
 
 def resize(
@@ -277,7 +330,8 @@ def resize(
     rounding: str = "round_prefer_floor",
     out_qparams: QParams | None = None,
     layout: str = "NCHW",
-) -> QTensor:
+    out: NDArray[Any] | None = None,
+) -> Result:
     """Return images of another size.
 
     Parameters
@@ -289,6 +343,7 @@ def resize(
         As ONNX Resize names them; `rounding` is of "nearest" alone.
     out_qparams : QParams, optional
     layout : {"NCHW", "NHWC"}, default "NCHW"
+    out : array of the result's shape, optional
 
     Examples
     --------
@@ -310,11 +365,14 @@ def resize(
         q.zero_point,
         q.dtype,
         layout=as_layout(layout),
+        out=out,
     )
-    return wrap_result(codes, q)
+    return _answer(codes, q, out)
 
 
-def argmax(x: QTensor, axis: int = -1) -> NDArray[np.int64]:
+def argmax(
+    x: QTensor, axis: int = -1, *, out: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Return where the greatest value along `axis` is, the first of equals.
 
     Examples
@@ -323,7 +381,7 @@ def argmax(x: QTensor, axis: int = -1) -> NDArray[np.int64]:
     >>> oc.nn.argmax(oc.QTensor(np.array([[1, 3, 3]], np.int8), 1.0))
     array([1])
     """
-    found: NDArray[np.int64] = _core.argmax(_codes(x), axis)
+    found: NDArray[np.int64] = _core.argmax(_codes(x), axis, out)
     return found
 
 
