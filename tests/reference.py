@@ -201,3 +201,82 @@ def float_linear(x, w):
         # An extended product is exact and its sum rounds once more at worst: never seen in practice.
         sums = (rows[:, k, None] * w[None, :, k].astype(np.longdouble) + sums).astype(np.float32)
     return sums.reshape(*x.shape[:-1], len(w))
+
+
+def conv_sums(x, w, stride, padding, dilation, groups):
+    """Convolution of centred NCHW codes, w (out, in / groups, h, w), exactly.
+
+    Padding is (top, left, bottom, right).
+    """
+    n, _, h, width = x.shape
+    out, group_in, kh, kw = w.shape
+    top, left, bottom, right = padding
+    padded = np.zeros((n, x.shape[1], h + top + bottom, width + left + right), np.int64)
+    padded[:, :, top : top + h, left : left + width] = x
+    oh = (padded.shape[2] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
+    ow = (padded.shape[3] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
+    y = np.zeros((n, out, oh, ow), np.int64)
+    group_out = out // groups
+    for g in range(groups):
+        for i in range(kh):
+            for j in range(kw):
+                rows = slice(i * dilation[0], i * dilation[0] + (oh - 1) * stride[0] + 1, stride[0])
+                cols = slice(j * dilation[1], j * dilation[1] + (ow - 1) * stride[1] + 1, stride[1])
+                part = padded[:, g * group_in : (g + 1) * group_in, rows, cols]
+                into = slice(g * group_out, (g + 1) * group_out)
+                y[:, into] += np.einsum("nchw,oc->nohw", part, w[into, :, i, j].astype(np.int64))
+    return y
+
+
+def transposed_sums(x, w, stride, padding, dilation, groups, more):
+    """Transposed convolution, w (in, out / groups, h, w), exactly."""
+    n, channels, h, width = x.shape
+    _, group_out, kh, kw = w.shape
+    top, left, bottom, right = padding
+    oh = (h - 1) * stride[0] + (kh - 1) * dilation[0] + 1 + more[0]
+    ow = (width - 1) * stride[1] + (kw - 1) * dilation[1] + 1 + more[1]
+    y = np.zeros((n, group_out * groups, oh, ow), np.int64)
+    group_in = channels // groups
+    for g in range(groups):
+        source = slice(g * group_in, (g + 1) * group_in)
+        for i in range(kh):
+            for j in range(kw):
+                rows = slice(i * dilation[0], i * dilation[0] + (h - 1) * stride[0] + 1, stride[0])
+                cols = slice(
+                    j * dilation[1], j * dilation[1] + (width - 1) * stride[1] + 1, stride[1]
+                )
+                y[:, g * group_out : (g + 1) * group_out, rows, cols] += np.einsum(
+                    "nchw,co->nohw", x[:, source], w[source, :, i, j].astype(np.int64)
+                )
+    return y[:, :, top : max(oh - bottom, 0), left : max(ow - right, 0)]
+
+
+def pool_windows(x, kernel, stride, padding, dilation=(1, 1), ceil_mode=False):
+    """Greatest value and sum under each window of NCHW integers, and how many taps it has.
+
+    Taps are counted inside the image, and inside the image or its padding.
+    """
+
+    def axis(size, k, step, before, behind, d):
+        reach = (k - 1) * d + 1
+        room = size + before + behind - reach
+        count = room // step + 1
+        if ceil_mode and room % step and count * step < size + before:
+            count += 1
+        for o in range(count):
+            taps = [o * step - before + i * d for i in range(k)]
+            yield [t for t in taps if 0 <= t < size], sum(t < size + behind for t in taps)
+
+    rows = list(axis(x.shape[2], kernel[0], stride[0], padding[0], padding[2], dilation[0]))
+    columns = list(axis(x.shape[3], kernel[1], stride[1], padding[1], padding[3], dilation[1]))
+    most, sums, inside, padded = (
+        np.empty((*x.shape[:2], len(rows), len(columns)), np.int64) for _ in range(4)
+    )
+    for i, (row_taps, row_count) in enumerate(rows):
+        for j, (column_taps, column_count) in enumerate(columns):
+            window = x[:, :, row_taps][..., column_taps]
+            most[..., i, j] = window.max(axis=(2, 3))
+            sums[..., i, j] = window.sum(axis=(2, 3))
+            inside[..., i, j] = len(row_taps) * len(column_taps)
+            padded[..., i, j] = row_count * column_count
+    return most, sums, inside, padded

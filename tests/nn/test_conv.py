@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import reference
 from conftest import IN_QEMU
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,51 +15,6 @@ import octavo as oc
 
 X = oc.QParams(0.05, 120)
 OUT = oc.QParams(0.3, 17, "int8")
-
-
-def conv_sums(x, w, stride, padding, dilation, groups):
-    """Sums of centred NCHW codes and OIHW weights, exact; padding (top, left, bottom, right)."""
-    n, _, h, width = x.shape
-    out, group_in, kh, kw = w.shape
-    top, left, bottom, right = padding
-    padded = np.zeros((n, x.shape[1], h + top + bottom, width + left + right), np.int64)
-    padded[:, :, top : top + h, left : left + width] = x
-    oh = (padded.shape[2] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
-    ow = (padded.shape[3] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
-    y = np.zeros((n, out, oh, ow), np.int64)
-    group_out = out // groups
-    for g in range(groups):
-        for i in range(kh):
-            for j in range(kw):
-                rows = slice(i * dilation[0], i * dilation[0] + (oh - 1) * stride[0] + 1, stride[0])
-                cols = slice(j * dilation[1], j * dilation[1] + (ow - 1) * stride[1] + 1, stride[1])
-                part = padded[:, g * group_in : (g + 1) * group_in, rows, cols]
-                into = slice(g * group_out, (g + 1) * group_out)
-                y[:, into] += np.einsum("nchw,oc->nohw", part, w[into, :, i, j].astype(np.int64))
-    return y
-
-
-def transposed_sums(x, w, stride, padding, dilation, groups, more):
-    """The same for a transposed convolution, w (in, out / groups, h, w)."""
-    n, channels, h, width = x.shape
-    _, group_out, kh, kw = w.shape
-    top, left, bottom, right = padding
-    oh = (h - 1) * stride[0] + (kh - 1) * dilation[0] + 1 + more[0]
-    ow = (width - 1) * stride[1] + (kw - 1) * dilation[1] + 1 + more[1]
-    y = np.zeros((n, group_out * groups, oh, ow), np.int64)
-    group_in = channels // groups
-    for g in range(groups):
-        source = slice(g * group_in, (g + 1) * group_in)
-        for i in range(kh):
-            for j in range(kw):
-                rows = slice(i * dilation[0], i * dilation[0] + (h - 1) * stride[0] + 1, stride[0])
-                cols = slice(
-                    j * dilation[1], j * dilation[1] + (width - 1) * stride[1] + 1, stride[1]
-                )
-                y[:, g * group_out : (g + 1) * group_out, rows, cols] += np.einsum(
-                    "nchw,co->nohw", x[:, source], w[source, :, i, j].astype(np.int64)
-                )
-    return y[:, :, top : max(oh - bottom, 0), left : max(ow - right, 0)]
 
 
 def to_layout(x, layout):
@@ -119,13 +75,15 @@ def test_sums_are_exact_for_any_geometry(name, case):
     geometry = (case["stride"], case["padding"], case["dilation"], case["groups"])
     centred = x.astype(np.int64) - zero
     if is_transposed:
-        expected = transposed_sums(centred, w, *geometry, case["more"])
+        expected = reference.transposed_sums(centred, w, *geometry, case["more"])
     else:
         reach = [(k - 1) * d + 1 for k, d in zip(case["kernel"], case["dilation"], strict=True)]
         top, left, bottom, right = case["padding"]
         fits = x.shape[2] + top + bottom >= reach[0] and x.shape[3] + left + right >= reach[1]
         zeros = np.reshape(w_zero, (-1, 1, 1, 1))
-        expected = conv_sums(centred, w.astype(np.int64) - zeros, *geometry) if fits else None
+        expected = (
+            reference.conv_sums(centred, w.astype(np.int64) - zeros, *geometry) if fits else None
+        )
     options = {
         "x_qparams": oc.QParams(1.0, zero, case["x_dtype"]),
         "stride": case["stride"],
@@ -187,7 +145,9 @@ def test_quantized_and_float_results_follow_the_rules(rng, activation, layout):
     w_q = oc.quantize(w, axis=0)
     scale = np.float64(X.scale) * w_q.scale.astype(np.float64)
     codes = np.rint(bias.astype(np.float64) / scale)
-    sums = conv_sums(x.astype(np.int64) - 120, w_q.codes(), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    sums = reference.conv_sums(
+        x.astype(np.int64) - 120, w_q.codes(), (1, 1), (1, 1, 1, 1), (1, 1), 1
+    )
     column = (1, -1, 1, 1)
     bounds = {None: (None, None), "relu": (0, None), "relu6": (0, 6)}.get(activation, (-1.5, 2.5))
     options = {"x_qparams": X, "padding": 1, "activation": activation, "layout": layout}
@@ -258,7 +218,7 @@ def test_fusing_a_table_and_a_sum_changes_no_bit(rng, layout, transposed):
 def test_float_weights_give_the_same_bits_everywhere(rng, precision, groups):
     w = rng.integers(-8, 9, (20, 12 // groups, 3, 3))
     x = rng.integers(-8, 9, (2, 12, 9, 9))
-    expected = conv_sums(x, w, (1, 1), (1, 1, 1, 1), (1, 1), groups)
+    expected = reference.conv_sums(x, w, (1, 1), (1, 1, 1, 1), (1, 1), groups)
     layer = oc.Conv2d.from_float(w.astype(np.float32), precision=precision, padding=1,
                                  groups=groups)  # fmt: skip
     noise = rng.standard_normal((2, 12, 9, 9)).astype(np.float32)

@@ -31,6 +31,11 @@ from octavo.array.qtensor import QTensor, prepared_from, wrap_result
 Size = int | Sequence[int]
 Padding = int | str | Sequence[int]
 
+_LARGEST_SIZE = 2**31 - 1
+# A transposed convolution is one ordinary one for each offset below its strides, each with packed
+# weights of its own.
+_MOST_OFFSETS = 2**16
+
 _LAYOUTS = {1: {"NCW": "NCHW", "NWC": "NHWC"}, 2: {"NCHW": "NCHW", "NHWC": "NHWC"}}
 
 
@@ -81,9 +86,15 @@ def make_window(
     same = isinstance(padding, str)
     if same and padding != "same":
         raise ValueError(f"padding is {padding!r}, expected 'same', a number, or one for each side")
+    steps = as_sizes(stride, "stride", dims, 1, 1)
+    if transposed and steps[0] * steps[1] > _MOST_OFFSETS:
+        raise ValueError(
+            f"stride is {steps}, expected a product of at most {_MOST_OFFSETS} "
+            "for a transposed convolution"
+        )
     return Window(
         dims,
-        as_sizes(stride, "stride", dims, 1, 1),
+        steps,
         (0, 0, 0, 0) if isinstance(padding, str) else as_sides(padding, dims),
         same,
         as_sizes(dilation, "dilation", dims, 1, 1),
@@ -104,11 +115,13 @@ def as_layout(layout: str | None, dims: int = 2) -> str:
 
 
 def as_whole(value: Any, name: str, least: int) -> int:
-    """Return an integer of at least `least`."""
+    """Return an integer from `least` to 2**31 - 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} is {value!r}, expected an integer of at least {least}")
     if value < least:
         raise ValueError(f"{name} is {value}, expected at least {least}")
+    if value > _LARGEST_SIZE:
+        raise ValueError(f"{name} is {value}, expected less than 2**31")
     return int(value)
 
 

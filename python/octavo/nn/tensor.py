@@ -101,6 +101,8 @@ def _combined(
     out: NDArray[Any] | None,
 ) -> Result:
     left, right = _codes(a, "a"), _codes(b, "b")
+    if out_qparams is None:
+        raise TypeError("out_qparams is None, expected octavo.QParams: how the result is quantized")
     check_qparams(out_qparams, "out_qparams")
     lo, hi = activation_bounds(activation)
     codes = function(
@@ -323,7 +325,7 @@ def concat(
 
 def resize(
     x: QTensor,
-    size: tuple[int, int],
+    size: Size,
     *,
     mode: str = "nearest",
     coordinates: str = "half_pixel",
@@ -337,7 +339,7 @@ def resize(
     Parameters
     ----------
     x : QTensor of shape (batch, channels, height, width), or as `layout` says
-    size : (height, width)
+    size : int or (height, width)
     mode : {"nearest", "linear"}, default "nearest"
     coordinates, rounding : str
         As ONNX Resize names them; `rounding` is of "nearest" alone.
@@ -355,7 +357,7 @@ def resize(
     q = _out(x, out_qparams)
     codes = _core.resize(
         _codes(x),
-        size,
+        as_sizes(size, "size", 2, 1, 1),
         mode,
         coordinates,
         rounding,
