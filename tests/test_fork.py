@@ -39,12 +39,24 @@ Q = oc.quantize(W, axis=0)
 WANTED = oc.matmul(A, B)
 assert np.array_equal(WANTED, A.astype(np.int64) @ B.astype(np.int64))
 Y = LAYER(X)
+KERNELS = rng.standard_normal((40, 32, 3, 3)).astype(np.float32)
+IMAGES = rng.standard_normal((3, 32, 19, 17)).astype(np.float32)
+CONVOLUTIONS = [
+    oc.Conv2d.from_float(KERNELS, padding=1),
+    oc.Conv2d.from_float(KERNELS[:32, :1], padding=1, groups=32),
+    oc.ConvTranspose2d.from_float(KERNELS[:32], stride=2),
+]
+Z = [layer(IMAGES) for layer in CONVOLUTIONS]
+
+def convolves():
+    return all(np.array_equal(f(IMAGES), z) for f, z in zip(CONVOLUTIONS, Z, strict=True))
 
 def right(_=None):
     return bool(
         np.array_equal(oc.matmul(A, PACKED), WANTED)
         and np.array_equal(LAYER(X), Y)
         and np.array_equal(X @ Q.T, Y)
+        and convolves()
     )
 
 def in_child(function=right):
@@ -120,9 +132,11 @@ assert in_child(function)
 """,
     "a lazily packed layer": """
 import pickle
-layer = pickle.loads(pickle.dumps(LAYER))
+layer, convolutions = pickle.loads(pickle.dumps((LAYER, CONVOLUTIONS)))
 def function():
-    return bool(np.array_equal(layer(X), Y))
+    return np.array_equal(layer(X), Y) and all(
+        np.array_equal(f(IMAGES), z) for f, z in zip(convolutions, Z, strict=True)
+    )
 assert in_child(function)
 assert function()
 """,
@@ -134,6 +148,7 @@ if __name__ == "__main__":
     with multiprocessing.get_context({method!r}).Pool(2) as pool:
         assert pool.map(right, range(8)) == [True] * 8
         assert all(np.array_equal(y, Y) for y in pool.map(LAYER, [X] * 4))
+        assert all(np.array_equal(z, Z[0]) for z in pool.map(CONVOLUTIONS[0], [IMAGES] * 4))
     assert right()
 """
 

@@ -96,6 +96,78 @@ def test_a_layer_writes_to_each_threads_own_out():
     run_threaded(function, 20)
 
 
+def kernels(*shape):
+    return np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+
+
+CONVOLUTIONS = {
+    "dense": lambda: oc.Conv2d.from_float(kernels(24, 16, 3, 3), padding=1),
+    "codes": lambda: oc.Conv2d.from_float(
+        kernels(24, 16, 3, 3), x_qparams=P, out_qparams=P, activation="hard_swish", layout="NHWC"
+    ),
+    "depthwise": lambda: oc.Conv2d.from_float(kernels(16, 1, 3, 3), stride=2, groups=16),
+    "grouped": lambda: oc.Conv2d.from_float(kernels(12, 4, 3, 3), groups=4, padding="same"),
+    "one dimension": lambda: oc.Conv1d.from_float(kernels(24, 16, 9), dilation=3, padding=9),
+    "transposed": lambda: oc.ConvTranspose2d.from_float(kernels(16, 6, 4, 4), stride=2),
+    "float16": lambda: oc.Conv2d.from_float(kernels(24, 16, 3, 3), precision="float16"),
+    "unpickled": lambda: pickle.loads(pickle.dumps(CONVOLUTIONS["dense"]())),
+}
+
+
+def images(layer):
+    """Images (signals) of another size, or another number, for each thread."""
+    rng = np.random.default_rng(3)
+    for i in range(THREADS):
+        shape = [1 + i % 3, 16, 5 + 3 * i, 7 + i]
+        if isinstance(layer, oc.Conv1d):
+            del shape[2]
+        x = rng.standard_normal(shape).astype(np.float32)
+        yield np.moveaxis(x, 1, -1) if "NHWC" in repr(layer) else x
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_serves_many_threads_on_every_isa(kind):
+    alone = CONVOLUTIONS[kind]()
+    xs = list(images(alone))
+    wanted = [plain(alone(x)) for x in xs]
+    isas = oc.runtime.available_isas()
+    for _ in range(3):  # the first call of a fresh operator is the risky one
+        shared = CONVOLUTIONS[kind]()
+        outs = [np.empty_like(y) for y in wanted]
+
+        def function(i, shared=shared, outs=outs):
+            with oc.runtime.force_isa(isas[i % len(isas)]), oc.threads(1 + i % 3):
+                assert np.array_equal(plain(shared(xs[i])), wanted[i])
+                assert oc.runtime.last_kernel().startswith(isas[i % len(isas)])
+                outs[i][...] = 0
+                shared(xs[i], out=outs[i])
+                assert np.array_equal(outs[i], wanted[i])
+
+        run_threaded(function)
+
+
+def test_operators_between_layers_serve_many_threads():
+    rng = np.random.default_rng(4)
+    xs = [
+        oc.QTensor(rng.integers(0, 256, (2, 5, 6 + i, 20 - i), np.uint8), 0.05, 100 + i)
+        for i in range(THREADS)
+    ]
+
+    def chain(x):
+        y = oc.nn.average_pool2d(oc.nn.max_pool2d(x, 2, stride=1), 3, padding=1, stride=1)
+        y = oc.nn.concat([y, oc.nn.activate(y, "silu", out_qparams=P)], out_qparams=P)
+        y = oc.nn.multiply(y, oc.nn.global_average_pool2d(y), out_qparams=P)
+        return oc.nn.resize(oc.nn.add(y, y, out_qparams=P), (9, 7), mode="linear").codes()
+
+    wanted = [chain(x) for x in xs]
+
+    def function(i):
+        with oc.threads(1 + i % 3):
+            assert np.array_equal(chain(xs[i]), wanted[i])
+
+    run_threaded(function, 20)
+
+
 def test_a_tensor_is_packed_by_whoever_comes_first():
     w, _, xs = operands()
     wanted = [x @ oc.quantize(w, axis=0).T for x in xs]
