@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "drivers/copy_bytes.h"
 #include "drivers/sizes.h"
 #include "drivers/winograd.h"
 #include "runtime/cpu_features.h"
@@ -34,23 +35,6 @@ constexpr int64_t kPartBytes = 256 << 10;
 
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 int64_t ceil_of(int64_t a, int64_t b) { return floor_div(a + b - 1, b); }  // of any sign
-
-// A few bytes, without a call.
-inline void copy_bytes(uint8_t* out, const uint8_t* in, int64_t count) {
-  if (count >= 16) {
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16) std::memcpy(out + i, in + i, 16);
-    std::memcpy(out + count - 16, in + count - 16, 16);
-  } else if (count >= 8) {
-    std::memcpy(out, in, 8);
-    std::memcpy(out + count - 8, in + count - 8, 8);
-  } else if (count >= 4) {
-    std::memcpy(out, in, 4);
-    std::memcpy(out + count - 4, in + count - 4, 4);
-  } else {
-    for (int64_t i = 0; i < count; ++i) out[i] = in[i];
-  }
-}
 
 // The taps [from, to) of `count` that fall inside [0, size) when the first reads `at`.
 struct Taps {

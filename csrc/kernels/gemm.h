@@ -232,8 +232,8 @@ OCTAVO_INLINE void gemm_start(const GemmArgs& g, int64_t row,
 
 // R rows by P panels of V row vectors. S accumulator sets take the k-groups in turn: few rows
 // alone could not hide the latency of a dot product. An accumulator covers kAccRows rows, so a
-// block of kAccRows rows by one row vector takes kAccRows accumulators.
-template <class T, int R, int V, int S, int P, bool kStored>
+// block of kAccRows rows by one row vector takes kAccRows accumulators. kFlips false: a_flip is 0.
+template <class T, int R, int V, int S, int P, bool kStored, bool kFlips>
 void gemm_tile(const GemmArgs& g, int64_t row) {
   using AValue = typename T::AValue;
   using BValue = typename T::template BValue<kStored>;
@@ -278,7 +278,7 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
     }
   }
 
-  const typename T::Flip flip = T::broadcast_flip(g.a_flip);
+  const typename T::Flip flip = T::broadcast_flip(kFlips ? g.a_flip : 0);
   const int64_t lda = g.lda;
   // A block's second row is `lda` further on; an odd last row stands in for its absent partner.
   const int64_t last_lda = R % kAccRows == 0 ? lda : 0;
@@ -385,7 +385,7 @@ void gemm_tile(const GemmArgs& g, int64_t row) {
   gemm_store<T, R, kW>(g, row, rows);
 }
 
-template <class T, int V, bool kStored>
+template <class T, int V, bool kStored, bool kFlips>
 struct GemmTiles {
   using Tile = void (*)(const GemmArgs&, int64_t);
   static constexpr int kMaxRows = T::kRows[V - 1];
@@ -397,7 +397,7 @@ struct GemmTiles {
   template <int R>
   static constexpr Tile tile() {
     if constexpr (R <= kMaxRows)
-      return gemm_tile<T, R, V, sets(R), 1, kStored>;
+      return gemm_tile<T, R, V, sets(R), 1, kStored, kFlips>;
     else
       return nullptr;
   }
@@ -422,11 +422,23 @@ struct GemmTiles {
   }
 };
 
+template <class T>
+constexpr bool flips() {
+  if constexpr (T::kIntegers)
+    return T::kFlips;
+  else
+    return false;
+}
+
 template <class T, int V, bool kStored>
 OCTAVO_INLINE void gemm_width(const GemmArgs& g, int64_t vectors) {
   if constexpr (V > 0) {
-    if (vectors == V)
-      GemmTiles<T, V, kStored>::run(g);
+    // By one row vector, a value of A takes part in one dot product: a flip would cost as much.
+    constexpr bool kMaySkip = V == 1 && flips<T>();
+    if (vectors == V && kMaySkip && g.a_flip == 0)
+      GemmTiles<T, V, kStored, !kMaySkip>::run(g);
+    else if (vectors == V)
+      GemmTiles<T, V, kStored, true>::run(g);
     else
       gemm_width<T, V - 1, kStored>(g, vectors);
   }
@@ -439,9 +451,9 @@ void gemm_run(const GemmArgs& g) {
   if (g.b_next > 0) {
     constexpr int V = T::kMaxVectors;
     if (g.m == 1)
-      gemm_tile<T, 1, V, 1, 2, true>(g, 0);
+      gemm_tile<T, 1, V, 1, 2, true, true>(g, 0);
     else
-      gemm_tile<T, 2, V, 1, 2, true>(g, 0);
+      gemm_tile<T, 2, V, 1, 2, true, true>(g, 0);
   } else if (T::kExpandedBytes == 1 || !g.b_expanded) {
     gemm_width<T, T::kMaxVectors, true>(g, vectors);
   } else {

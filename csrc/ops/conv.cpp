@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "drivers/channel_windows.h"
 #include "drivers/sizes.h"
 #include "ops/elementwise.h"
 #include "runtime/aligned_buffer.h"
@@ -18,6 +19,10 @@ namespace {
 
 // Values that one task moves from one layout to the other.
 constexpr int64_t kLayoutValues = 1 << 15;
+// Groups of fewer channels are taken side by side, as many as share a cache line of a pixel.
+constexpr int64_t kLine = 64;
+// Their windows stay in L2.
+constexpr int64_t kWindowsBytes = 192 << 10;
 
 int64_t reach(int64_t kernel, int64_t dilation) { return (kernel - 1) * dilation + 1; }
 
@@ -329,16 +334,15 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
   };
   const bool fuses = (has_table() || residual) && !s.transposed && s.channels_last && !x_scale;
   std::atomic<bool> fits{true};
-  const auto run_piece = [&](const Piece& piece, int inner_threads) {
+  const auto geometry = [&](const Piece& piece) {
     const Phase& phase = phases_[piece.phase];
-    const int64_t step_h = s.transposed ? s.stride_h : 1, step_w = s.transposed ? s.stride_w : 1;
     ConvGeometry g{};
     g.batch = shape.batch;
     g.in_h = shape.height;
     g.in_w = shape.width;
     g.in_c = s.in_c / s.groups * piece.groups;
-    g.out_h = ceil_div(result.height - phase.h.offset, step_h);
-    g.out_w = ceil_div(result.width - phase.w.offset, step_w);
+    g.out_h = ceil_div(result.height - phase.h.offset, s.transposed ? s.stride_h : 1);
+    g.out_w = ceil_div(result.width - phase.w.offset, s.transposed ? s.stride_w : 1);
     g.out_c = s.out_c / s.groups * piece.groups;
     g.kernel_h = phase.h.count;
     g.kernel_w = phase.w.count;
@@ -352,19 +356,29 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
       g.pad_top = padding_before(shape.height, reach(s.kernel_h, s.dilation_h), s.stride_h);
       g.pad_left = padding_before(shape.width, reach(s.kernel_w, s.dilation_w), s.stride_w);
     }
-    ConvX x = input;
-    x.data += piece.first_in * (is_float() ? 4 : 1);
+    return g;
+  };
+  // Outputs of a piece from `at` of the result on.
+  const auto run_part = [&](const Piece& piece, const ConvGeometry& g, const ConvX& x, int64_t at,
+                            int inner_threads) {
+    const Phase& phase = phases_[piece.phase];
     ConvY y{};
     epilogue_.fill(y.c, piece.first_out);
     if (x_scale) y.c.multiplier = multiplier + piece.first_out;
     y.c.data = static_cast<char*>(out) +
-               (phase.h.offset * row + phase.w.offset * pixel + piece.first_out) * value_bytes;
+               (at + phase.h.offset * row + phase.w.offset * pixel + piece.first_out) * value_bytes;
     y.image_stride = image;
-    y.row_stride = row * step_h;
-    y.pixel_stride = pixel * step_w;
-    const Fused fused{this,     form.table,   static_cast<uint8_t*>(out),
-                      residual, pixel,        row,
-                      image,    result.width, piece.first_out};
+    y.row_stride = row * (s.transposed ? s.stride_h : 1);
+    y.pixel_stride = pixel * (s.transposed ? s.stride_w : 1);
+    const Fused fused{this,
+                      form.table,
+                      static_cast<uint8_t*>(out) + at * value_bytes,
+                      residual ? residual + at : nullptr,
+                      pixel,
+                      row,
+                      image,
+                      result.width,
+                      piece.first_out};
     ConvFinish finish{};
     finish.context = &fused;
     finish.run = [](const void* context, int64_t image, int64_t first_row, int64_t last_row,
@@ -387,14 +401,63 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     if (!conv(*piece.weights, g, x, y, start, inner_threads))
       fits.store(false, std::memory_order_relaxed);
   };
+  const auto run_piece = [&](const Piece& piece, int inner_threads) {
+    ConvX x = input;
+    x.data += piece.first_in * (is_float() ? 4 : 1);
+    run_part(piece, geometry(piece), x, 0, inner_threads);
+  };
 
   const int64_t pieces = static_cast<int64_t>(form.pieces.size());
-  if (pieces < 2 * threads) {
+  const int64_t macs = result.batch * result.height * result.width * s.out_c * (s.in_c / s.groups) *
+                       s.kernel_h * s.kernel_w * (is_float() ? 4 : 1) /
+                       (s.transposed ? s.stride_h * s.stride_w : 1);
+  const ConvGeometry whole = geometry(form.pieces[0]);
+  ChannelWindows windows{};
+  windows.channels = whole.in_c;
+  windows.columns = (whole.out_w - 1) * whole.stride_w + reach(whole.kernel_w, whole.dilation_w);
+  windows.first_column = -whole.pad_left;
+  const int64_t together = std::min(kLine / std::max<int64_t>(whole.in_c, 1), pieces);
+  const int64_t rest = reach(whole.kernel_h, whole.dilation_h) - whole.stride_h;
+  const int64_t window_rows =
+      together > 0 ? (kWindowsBytes / (together * windows.row_bytes()) - rest) / whole.stride_h : 0;
+  if (together > 1 && s.groups % pieces == 0 && !s.transposed && !is_float() &&
+      form.table->info->a_bytes == 1 && window_rows > 0) {
+    const int64_t bundles = ceil_div(pieces, together);
+    int64_t chunks = ceil_div(whole.out_h, window_rows);
+    const int used = threads_worth(*form.table, macs, threads);
+    if (used > 1 && shape.batch * chunks * bundles < int64_t{2} * used)
+      chunks = std::min(whole.out_h, ceil_div(int64_t{2} * used, shape.batch * bundles));
+    parallel_for(static_cast<int>(shape.batch * chunks * bundles), used, [&](int task) {
+      const int64_t first = task % bundles * together, chunk = task / bundles % chunks;
+      const int64_t from = whole.out_h * chunk / chunks, to = whole.out_h * (chunk + 1) / chunks;
+      const int64_t at = task / bundles / chunks;
+      ChannelWindows w = windows;
+      w.blocks = std::min(together, pieces - first);
+      w.first_row = from * whole.stride_h - whole.pad_top;
+      w.rows = (to - from) * whole.stride_h + rest;
+      auto* memory =
+          static_cast<uint8_t*>(scratch(ScratchSlot::kChannels, static_cast<size_t>(w.bytes())));
+      fill_channel_windows(
+          input,
+          input.data + at * input.image_stride + form.pieces[static_cast<size_t>(first)].first_in,
+          shape.height, shape.width, w, memory);
+      ConvGeometry g = whole;
+      g.batch = 1;
+      g.in_h = w.rows;
+      g.in_w = w.columns;
+      g.out_h = to - from;
+      g.pad_top = g.pad_left = 0;
+      ConvX x = input;
+      x.pixel_stride = w.channels;
+      x.row_stride = w.row_bytes();
+      for (int64_t i = 0; i < w.blocks; ++i) {
+        x.data = memory + i * w.block_bytes();
+        run_part(form.pieces[static_cast<size_t>(first + i)], g, x, at * image + from * row, 1);
+      }
+    });
+  } else if (pieces < 2 * threads) {
     for (const Piece& piece : form.pieces) run_piece(piece, threads);
   } else {
-    const int64_t macs = result.batch * result.height * result.width * s.out_c *
-                         (s.in_c / s.groups) * s.kernel_h * s.kernel_w * (is_float() ? 4 : 1) /
-                         (s.transposed ? s.stride_h * s.stride_w : 1);
     parallel_for(static_cast<int>(pieces), threads_worth(*form.table, macs, threads),
                  [&](int i) { run_piece(form.pieces[static_cast<size_t>(i)], 1); });
   }

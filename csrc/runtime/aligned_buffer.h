@@ -38,6 +38,7 @@ enum class ScratchSlot {
   kWide,
   kOutput,
   kWindow,
+  kChannels,
   kLayoutIn,
   kLayoutOut,
   kCount
