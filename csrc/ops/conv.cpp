@@ -13,6 +13,7 @@
 #include "ops/elementwise.h"
 #include "runtime/aligned_buffer.h"
 #include "runtime/thread_pool.h"
+#include "runtime/trace.h"
 
 namespace octavo {
 namespace {
@@ -427,6 +428,9 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     const int used = threads_worth(*form.table, macs, threads);
     if (used > 1 && shape.batch * chunks * bundles < int64_t{2} * used)
       chunks = std::min(whole.out_h, ceil_div(int64_t{2} * used, shape.batch * bundles));
+    note_kernel(*form.table, "gemm_u8s8s32", "groups share windows",
+                shape.batch * whole.out_h * whole.out_w, s.out_c,
+                s.in_c / s.groups * s.kernel_h * s.kernel_w, used);
     parallel_for(static_cast<int>(shape.batch * chunks * bundles), used, [&](int task) {
       const int64_t first = task % bundles * together, chunk = task / bundles % chunks;
       const int64_t from = whole.out_h * chunk / chunks, to = whole.out_h * (chunk + 1) / chunks;
