@@ -68,14 +68,47 @@ def requantize(
     hi: float = np.inf,
 ) -> Array:
     """Requantize, channels on the last axis; lo and hi clamp the value before the zero point."""
-    qmin, qmax = RANGES[dtype]
     total = acc.astype(np.int64) + np.asarray(bias, np.int64)
     assert np.all(np.abs(total) < 2**31)
     with np.errstate(over="ignore"):
         v = total.astype(np.int32).astype(F32) * np.asarray(multiplier, F32)
-    low = max(F32(qmin - zero_point), F32(lo))
-    high = min(F32(qmax - zero_point), F32(hi))
+    return to_codes(v, zero_point, dtype, lo, hi)
+
+
+def to_codes(
+    v: NDArray[F32], zero_point: int, dtype: str, lo: float = -np.inf, hi: float = np.inf
+) -> Array:
+    """Clamp, round half to even, add the zero point."""
+    qmin, qmax = RANGES[dtype]
+    low, high = (
+        np.clip(F32(end), F32(qmin - zero_point), F32(qmax - zero_point)) for end in (lo, hi)
+    )
     return (np.rint(np.clip(v, low, high)).astype(np.int32) + zero_point).astype(dtype)
+
+
+def in_steps(bounds: tuple[float | None, float | None], scale: ArrayLike) -> tuple[Any, Any]:
+    """The bounds of a clip in real units as `to_codes` takes them; None is an open end."""
+    lo, hi = bounds
+    return (
+        F32(-np.inf) if lo is None else np.rint(F32(lo) / np.asarray(scale, F32)),
+        F32(np.inf) if hi is None else np.rint(F32(hi) / np.asarray(scale, F32)),
+    )
+
+
+def add(
+    a: Array,
+    b: Array,
+    scales: tuple[float, float, float],
+    zero_points: tuple[int, int, int],
+    dtype: str,
+    bounds: tuple[float | None, float | None] = (None, None),
+) -> Array:
+    """Sum of two tensors of codes; scales and zero points of a, b and the result."""
+    parts = [
+        (q.astype(np.int32) - zero_point).astype(F32) * multiplier(scale, 1.0, scales[2])
+        for q, scale, zero_point in zip((a, b), scales, zero_points, strict=False)
+    ]
+    return to_codes(parts[0] + parts[1], zero_points[2], dtype, *in_steps(bounds, scales[2]))
 
 
 def float_output(
@@ -201,6 +234,16 @@ def float_linear(x, w):
         # An extended product is exact and its sum rounds once more at worst: never seen in practice.
         sums = (rows[:, k, None] * w[None, :, k].astype(np.longdouble) + sums).astype(np.float32)
     return sums.reshape(*x.shape[:-1], len(w))
+
+
+def to_layout(x: Array, layout: str) -> Array:
+    """Channels-first images or signals in another layout, in C order."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout.endswith("C") else x
+
+
+def from_layout(y: Array, layout: str) -> Array:
+    """The inverse of `to_layout`."""
+    return np.moveaxis(y, -1, 1) if layout.endswith("C") else y
 
 
 def conv_sums(x, w, stride, padding, dilation, groups):

@@ -114,14 +114,6 @@ if IN_QEMU:
     CODES = CODES[:2]
 
 
-def to_layout(x, layout):
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout.endswith("C") else x
-
-
-def from_layout(y, layout):
-    return np.moveaxis(y, -1, 1) if layout.endswith("C") else y
-
-
 def random_codes(rng, shape, dtype):
     info = np.iinfo(dtype)
     codes = rng.integers(info.min, info.max + 1, shape).astype(dtype)
@@ -153,7 +145,7 @@ def test_shapes_that_leave_little_of_an_image(rng, name, layout):
     bias = rng.integers(-(2**16), 2**16, trap.outputs).astype(np.int32)
     for dtype, zero, has_zero_points in CODES:
         x = random_codes(rng, trap.x, dtype)
-        given = to_layout(x, layout)
+        given = reference.to_layout(x, layout)
         w_q = quantized_weights(rng, trap, has_zero_points)
         sums = trap.sums(x.astype(np.int64) - zero, centred_weights(w_q, trap))
         last = np.moveaxis(sums, 1, -1)  # as tests/reference.py has channels
@@ -162,17 +154,17 @@ def test_shapes_that_leave_little_of_an_image(rng, name, layout):
         for threads in THREADS:
             with oc.threads(threads):
                 y = function(given, w_q, bias, out_dtype="int32", **options)
-            assert (from_layout(y, layout) == sums + bias.reshape(-1, 1, 1)).all()
+            assert (reference.from_layout(y, layout) == sums + bias.reshape(-1, 1, 1)).all()
         w_scale = np.tile(w_q.scale, trap.outputs // len(w_q.scale))
         out = oc.QParams((1 + np.abs(sums).max()) * 0.05 * 0.01 / 100, 3, "int8")
         y = function(given, w_q, bias, out_qparams=out, **options).codes()
         expected = reference.requantize(
             last, reference.multiplier(q.scale, w_scale, out.scale), 3, "int8", bias
         )
-        assert (np.moveaxis(from_layout(y, layout), 1, -1) == expected).all()
+        assert (np.moveaxis(reference.from_layout(y, layout), 1, -1) == expected).all()
         y = function(given, w_q, **options)
         expected = reference.float_output(last, q.scale, w_scale)
-        assert (np.moveaxis(from_layout(y, layout), 1, -1) == expected).all()
+        assert (np.moveaxis(reference.from_layout(y, layout), 1, -1) == expected).all()
 
 
 SIGNALS = {
@@ -202,7 +194,7 @@ def test_signals_are_images_one_high(rng, name, layout):
     for threads in THREADS:
         with oc.threads(threads):
             y = oc.conv1d(
-                to_layout(x[:, :, 0], layout),
+                reference.to_layout(x[:, :, 0], layout),
                 oc.QTensor(w[:, :, 0], 0.01),
                 x_qparams=oc.QParams(0.05, 200),
                 stride=trap.stride[1],
@@ -212,7 +204,7 @@ def test_signals_are_images_one_high(rng, name, layout):
                 layout=layout,
                 out_dtype="int32",
             )
-        assert (from_layout(y, layout) == sums[:, :, 0]).all()
+        assert (reference.from_layout(y, layout) == sums[:, :, 0]).all()
 
 
 @pytest.mark.usefixtures("isa")
@@ -287,7 +279,7 @@ def test_pools_of_trapped_shapes(rng, name, layout):
     q = oc.QParams(0.07, 90)
     for dtype, zero, _ in CODES:
         codes = random_codes(rng, pool.x, dtype)
-        x = oc.QTensor(to_layout(codes, layout), 0.05, zero)
+        x = oc.QTensor(reference.to_layout(codes, layout), 0.05, zero)
         options = {"stride": pool.stride, "padding": pool.padding, "ceil_mode": pool.ceil_mode,
                    "layout": layout}  # fmt: skip
         most, sums, inside, padded = reference.pool_windows(
@@ -296,7 +288,7 @@ def test_pools_of_trapped_shapes(rng, name, layout):
         for threads in THREADS:
             with oc.threads(threads):
                 y = oc.nn.max_pool2d(x, pool.kernel, dilation=pool.dilation, **options)
-            assert (from_layout(y.codes(), layout) == most + zero).all()
+            assert (reference.from_layout(y.codes(), layout) == most + zero).all()
             if pool.dilation != (1, 1):
                 continue
             factor = reference.multiplier(0.05, 1.0, 0.07)
@@ -307,7 +299,7 @@ def test_pools_of_trapped_shapes(rng, name, layout):
                     )
                 mean = sums.astype(np.float32) * factor / count.astype(np.float32)
                 expected = np.rint(np.clip(mean, -90, 165)) + 90
-                assert (from_layout(y.codes(), layout) == expected).all()
+                assert (reference.from_layout(y.codes(), layout) == expected).all()
 
 
 # --- one call or many, whatever the layout, the threads, the instruction set ------------------------
@@ -364,9 +356,11 @@ def test_layouts_batches_threads_and_instructions_change_no_bit(rng, name, resul
         options["residual_qparams"] = oc.QParams(0.1, 7)
 
     def run(part, layout):
-        more = {} if residual is None else {"residual": to_layout(residual[part], layout)}
-        y = function(to_layout(x[part], layout), w_q, bias, layout=layout, **options, **more)
-        return from_layout(data_of(y), layout)
+        more = {} if residual is None else {"residual": reference.to_layout(residual[part], layout)}
+        y = function(
+            reference.to_layout(x[part], layout), w_q, bias, layout=layout, **options, **more
+        )
+        return reference.from_layout(data_of(y), layout)
 
     whole = run(slice(None), "NCHW")
     assert len(np.unique(whole)) > 20  # not all clamped
@@ -413,11 +407,11 @@ def test_nothing_saturates_on_the_way(kind, x, w, expected):
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("groups", [1, 2])  # 2: depthwise, which has a driver of its own
 def test_weights_with_a_zero_point_for_each_output_channel(layout, groups):
-    x = to_layout(np.full((1, groups, 3, 3), 130, np.uint8), layout)
+    x = reference.to_layout(np.full((1, groups, 3, 3), 130, np.uint8), layout)
     w_q = oc.QTensor(np.full((2, 1, 2, 2), 100, np.uint8), [0.02, 0.02], [5, 90], axis=0)
     y = oc.conv2d(x, w_q, x_qparams=oc.QParams(0.05, 128), out_qparams=oc.QParams(0.1, 128),
                   groups=groups, layout=layout)  # fmt: skip
-    codes = from_layout(y.codes(), layout)
+    codes = reference.from_layout(y.codes(), layout)
     assert codes.shape == (1, 2, 2, 2)
     assert (codes[0, 0] == 136).all()
     assert (codes[0, 1] == 129).all()
@@ -454,7 +448,7 @@ def test_no_multiply_add_is_fused_before_the_bias(layout, channels):
     # -791 * 4.956984e-04 + 0.4499524 is rounded differently with and without fused multiply-add.
     scale, bias = np.float32(4.956984e-04), np.full(channels, 0.4499524, np.float32)
     w = oc.QTensor(np.full((channels, 1, 1, 1), -113, np.int8), scale)
-    x = to_layout(np.full((1, channels, 1, 5), 7, np.uint8), layout)
+    x = reference.to_layout(np.full((1, channels, 1, 5), 7, np.uint8), layout)
     y = oc.conv2d(x, w, bias, x_qparams=oc.QParams(1.0, 0), groups=channels, layout=layout)
     product = np.float32(-791) * scale
     assert (y == product + bias[0]).all()
@@ -484,6 +478,37 @@ def test_a_bias_beyond_int32_raises_the_scale_of_its_weights(kind):
     assert np.abs(real - bias.reshape(-1, 1, 1)).max() <= 0.025 + 1e-6
     raised, _ = layer.unpack()
     assert (raised.scale > 7.843e-10).all()
+
+
+BEYOND = {
+    "dense": Trap((1, 8, 5, 5), (8, 8, 3, 3)),
+    "grouped": Trap((1, 8, 5, 5), (8, 4, 3, 3), groups=2),
+    "transposed": Trap((1, 8, 3, 3), (8, 5, 3, 3), (2, 2), transposed=True),
+}
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("kind", BEYOND)
+def test_sums_beyond_int32_are_exact_or_refused(kind, layout):
+    trap = BEYOND[kind]
+    w = np.full(trap.w, 127, np.int8)
+    w_q = oc.QTensor(w, 1e-9)
+    x = np.full(trap.x, 255, np.uint8)
+    bias = np.full(trap.outputs, 2**31 - 1, np.int32)
+    sums = trap.sums(x.astype(np.int64), w) + (2**31 - 1)
+    function, given = trap.function(), reference.to_layout(x, layout)
+    options = trap.options() | {"layout": layout, "x_qparams": oc.QParams(1.0, 0)}
+    with pytest.raises(OverflowError, match="does not fit int32"):
+        function(given, w_q, bias, out_dtype="int32", **options)
+    real = function(given, w_q, bias, **options)
+    expected = reference.float_output(sums, 1.0, 1e-9)
+    assert (reference.from_layout(real, layout) == expected).all()
+    out = oc.QParams(0.02, 3)
+    y = function(given, w_q, bias, out_qparams=out, **options)
+    factor = reference.multiplier(1.0, 1e-9, out.scale)
+    expected = reference.to_codes(sums.astype(np.float32) * factor, 3, "uint8")
+    assert (reference.from_layout(y.codes(), layout) == expected).all()
 
 
 # --- bad input ---------------------------------------------------------------------------------------
@@ -537,9 +562,9 @@ def test_a_kernel_larger_than_the_padded_input_is_named(layout, change):
         f"dilation {change.get('dilation', 1)} reaches over {reach}"
     )
     with pytest.raises(ValueError, match=message):
-        oc.conv2d(to_layout(IMAGE, layout), w, **options)
+        oc.conv2d(reference.to_layout(IMAGE, layout), w, **options)
     with pytest.raises(ValueError, match=message.replace("height", "width")):
-        oc.conv1d(to_layout(IMAGE[:, :, 0], layout), oc.QTensor(w.codes()[..., 0], 1.0),
+        oc.conv1d(reference.to_layout(IMAGE[:, :, 0], layout), oc.QTensor(w.codes()[..., 0], 1.0),
                   **options | {"layout": layout.replace("H", "")})  # fmt: skip
 
 
@@ -587,8 +612,8 @@ def test_an_empty_batch_gives_an_empty_result(name, layout, result):
     x = x[:0] if "x_qparams" in result else x[:0].astype(np.float32)
     names = ("NCW", "NWC") if x.ndim == 3 else ("NCHW", "NHWC")
     layout = names[layout == "last"]
-    y = data_of(function(to_layout(x, layout), w, layout=layout, padding=1, **result))
-    assert from_layout(y, layout).shape == (0, 4, *(8,) * (x.ndim - 2))
+    y = data_of(function(reference.to_layout(x, layout), w, layout=layout, padding=1, **result))
+    assert reference.from_layout(y, layout).shape == (0, 4, *(8,) * (x.ndim - 2))
     assert y.dtype == (result["out_qparams"].dtype if "out_qparams" in result else np.float32)
 
 
@@ -637,7 +662,7 @@ def test_bad_windows_of_one_operator_are_named():
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_pools_of_an_empty_batch_are_empty(layout):
-    empty = oc.QTensor(to_layout(IMAGE[:0], layout), 0.1, 3)
+    empty = oc.QTensor(reference.to_layout(IMAGE[:0], layout), 0.1, 3)
     pools = (
         (oc.nn.max_pool2d(empty, 2, layout=layout), (4, 4)),
         (oc.nn.average_pool2d(empty, 3, layout=layout), (2, 2)),
@@ -645,5 +670,5 @@ def test_pools_of_an_empty_batch_are_empty(layout):
         (oc.nn.resize(empty, 5, layout=layout), (5, 5)),
     )
     for y, size in pools:
-        assert from_layout(y.codes(), layout).shape == (0, 2, *size)
+        assert reference.from_layout(y.codes(), layout).shape == (0, 2, *size)
         assert y.qparams == empty.qparams
