@@ -160,9 +160,12 @@ address() { # address and undefined-behaviour sanitizers
   export LD_LIBRARY_PATH=${runtime%/*}
   native_tests "$work/address"
   rm -rf "$work/corpus"
-  cp -r tests/native/corpus/gemm "$work/corpus" # a find is written there
-  LD_PRELOAD=$runtime "$work/address/native/fuzz_gemm" -max_total_time="$fuzz_seconds" -verbosity=0 \
-    -print_final_stats=1 -artifact_prefix="$work/" "$work/corpus"
+  cp -r tests/native/corpus "$work" # a find is written there
+  local topic
+  for topic in gemm conv; do
+    LD_PRELOAD=$runtime "$work/address/native/fuzz_$topic" -max_total_time="$fuzz_seconds" \
+      -verbosity=0 -print_final_stats=1 -artifact_prefix="$work/" "$work/corpus/$topic"
+  done
   export LD_PRELOAD=$runtime PYTHONPATH=$work/address/import
   "$work/user/bin/python" -c \
     'from octavo import _core; assert b"__asan_" in open(_core.__file__, "rb").read()'

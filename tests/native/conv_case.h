@@ -193,7 +193,11 @@ class ConvProblem {
   bool fits = true;  // int32 holds every sum
   std::vector<uint8_t> expected;
 
-  explicit ConvProblem(const ConvCase& c) {
+  explicit ConvProblem(const ConvCase& c) : ConvProblem(c, [](std::vector<uint8_t>&) {}) {}
+
+  // change(x), then change(w): before what must come of them is known.
+  template <class Change>
+  ConvProblem(const ConvCase& c, const Change& change) {
     Random random(static_cast<uint64_t>(c.seed));
     const bool x_signed = c.x_signed != 0, w_signed = c.w_signed != 0;
     const bool is_float = static_cast<GemmOutput>(c.output) == GemmOutput::kF32;
@@ -204,6 +208,8 @@ class ConvProblem {
     w.resize(static_cast<size_t>(c.n * depth));
     fill_operand(x, x_signed, c.values, true, random);
     fill_operand(w, w_signed, c.values, false, random);
+    change(x);
+    change(w);
     // Beside extreme operands, zero points that make the largest differences.
     const auto code = [&](bool is_signed, bool ends) {
       const int64_t any = random.between(0, 255), end = random.chance(2) ? 0 : 255;

@@ -8,30 +8,11 @@
 #include <cstdlib>
 
 #include "check.h"
+#include "fuzz_bytes.h"
 #include "gemm_case.h"
 
 namespace octavo {
 namespace {
-
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
-  uint8_t next() {
-    if (left_ == 0) return 0;
-    --left_;
-    return *data_++;
-  }
-  // In [0, count); any field of two bytes.
-  int64_t below(int64_t count) {
-    const int64_t low = next();
-    return (low + 256 * int64_t{next()}) % count;
-  }
-  bool empty() const { return left_ == 0; }
-
- private:
-  const uint8_t* data_;
-  size_t left_;
-};
 
 GemmCase read_case(Bytes& bytes) {
   GemmCase c;
@@ -61,13 +42,6 @@ GemmCase read_case(Bytes& bytes) {
   return c;
 }
 
-void overwrite(std::vector<uint8_t>& operand, Bytes& bytes) {
-  for (uint8_t& byte : operand) {
-    if (bytes.empty()) return;  // the rest stays as the seed made it
-    byte = bytes.next();
-  }
-}
-
 }  // namespace
 }  // namespace octavo
 
@@ -77,8 +51,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
   const GemmCase c = read_case(bytes);
   GemmProblem problem = make_problem(c);
-  overwrite(problem.a, bytes);
-  overwrite(problem.b, bytes);
+  bytes.overwrite(problem.a);
+  bytes.overwrite(problem.b);
   const std::vector<uint8_t> expected = expected_output(c, problem);
   static GemmRunner runner;
   for (const KernelTable* table : all_tables()) {
