@@ -24,6 +24,8 @@ constexpr int64_t kTileColumns = 8;
 constexpr int64_t kMaxEdges = 8;
 // Blocks of a row from which the blocks that its ends take of their own cost less than a copy.
 constexpr int64_t kFewBlocks = 32;
+// Blocks of a row of output from which lanes that pixels would leave idle are worth a copy.
+constexpr int64_t kLeastRun = 6;
 // Groups of taps from which a kernel that reloads them gains from loads that cross no line.
 constexpr int64_t kManyGroups = 8;
 // Bytes of padding that stand for a row outside the image, or of a row that is copied lest more
@@ -163,10 +165,11 @@ class Depthwise {
     in_place_ = w_.multiplier == 1 && pixel >= g_.in_c && x_.row_stride >= row_span_ &&
                 (g_.batch == 1 || x_.image_stride >= (g_.in_h - 1) * x_.row_stride + row_span_) &&
                 inside_last_ > inside_first_;
-    const int64_t block = kernels_.block, c = g_.out_c;
-    flat_ = y_.pixel_stride == c && (round_up(c, block) - c) * 8 > c &&
-            (!in_place_ || (g_.stride_w == 1 && pixel == c));
-    if (flat_ && g_.out_w * c < kFewBlocks * block) in_place_ = false;
+    const int64_t block = kernels_.block, c = g_.out_c, wasted = round_up(c, block) - c;
+    const bool is_run = g_.stride_w == 1 && pixel == c;  // as the image lies
+    const bool is_worth_a_copy = wasted > c && g_.out_w * c >= kLeastRun * block;
+    flat_ = y_.pixel_stride == c && wasted * 8 > c && (!in_place_ || is_run || is_worth_a_copy);
+    if (flat_ && (!is_run || g_.out_w * c < kFewBlocks * block)) in_place_ = false;
     pads_rows_ =
         g_.pad_top > 0 ||
         (g_.out_h - 1) * g_.stride_h - g_.pad_top + (g_.kernel_h - 1) * g_.dilation_h >= g_.in_h;

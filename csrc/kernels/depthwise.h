@@ -561,6 +561,13 @@ OCTAVO_INLINE void depthwise_copy_pixels(const uint8_t* x, int64_t x_step, int64
   }
 }
 
+// Pixels of which each is one move of kBytes, all of which may be read.
+template <int kBytes>
+OCTAVO_INLINE void depthwise_move_pixels(const uint8_t* x, int64_t x_step, int64_t count,
+                                         uint8_t* out, int64_t out_step) {
+  for (int64_t i = 0; i < count; ++i) __builtin_memcpy(out + i * out_step, x + i * x_step, kBytes);
+}
+
 // `bytes` bytes, and nothing read behind them.
 template <class T>
 void depthwise_copy_bytes(const uint8_t* x, int64_t bytes, uint8_t* out) {
@@ -593,10 +600,19 @@ void depthwise_copy(const DepthwiseCopy& c) {
   depthwise_fill<T>(out, c.before, c.fill);
   out += c.before;
   // Pixels behind which enough may be read for whole vectors.
-  const int64_t steps = (c.bytes + kStep - 1) / kStep, rest = c.readable - steps * kStep;
+  const int64_t steps = (c.bytes + kStep - 1) / kStep;
+  const int64_t reach = kStep > 16 && c.bytes <= 16   ? 16
+                        : kStep > 32 && c.bytes <= 32 ? 32
+                                                      : steps * kStep;
+  const int64_t rest = c.readable - reach;
   int64_t whole = rest < 0 ? 0 : c.count == 1 ? 1 : rest / c.x_step + 1;
   if (whole > c.count) whole = c.count;
-  if (steps == 1) {
+  if (reach < kStep) {
+    if (reach == 16)
+      depthwise_move_pixels<16>(x, c.x_step, whole, out, c.out_step);
+    else
+      depthwise_move_pixels<32>(x, c.x_step, whole, out, c.out_step);
+  } else if (steps == 1) {
     depthwise_copy_pixels<T, 1>(x, c.x_step, whole, out, c.out_step);
   } else if (steps == 2) {
     depthwise_copy_pixels<T, 2>(x, c.x_step, whole, out, c.out_step);
