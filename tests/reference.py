@@ -4,6 +4,7 @@ Nothing here imports octavo. Sums are int64; float steps are single float32 oper
 rounded; a fused multiply-add is emulated (`fma`).
 """
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -297,18 +298,24 @@ def transposed_sums(x, w, stride, padding, dilation, groups, more):
 def pool_windows(x, kernel, stride, padding, dilation=(1, 1), ceil_mode=False):
     """Greatest value and sum under each window of NCHW integers, and how many taps it has.
 
-    Taps are counted inside the image, and inside the image or its padding.
+    Taps are counted inside the image, and inside the image or its padding. Raises ValueError where
+    the window does not fit, or one has no pixel.
     """
 
     def axis(size, k, step, before, behind, d):
         reach = (k - 1) * d + 1
         room = size + before + behind - reach
+        if room < 0:
+            raise ValueError("the window does not fit")
         count = room // step + 1
         if ceil_mode and room % step and count * step < size + before:
             count += 1
         for o in range(count):
             taps = [o * step - before + i * d for i in range(k)]
-            yield [t for t in taps if 0 <= t < size], sum(t < size + behind for t in taps)
+            inside = [t for t in taps if 0 <= t < size]
+            if not inside:
+                raise ValueError("a window has no pixel")
+            yield inside, sum(t < size + behind for t in taps)
 
     rows = list(axis(x.shape[2], kernel[0], stride[0], padding[0], padding[2], dilation[0]))
     columns = list(axis(x.shape[3], kernel[1], stride[1], padding[1], padding[3], dilation[1]))
@@ -323,3 +330,52 @@ def pool_windows(x, kernel, stride, padding, dilation=(1, 1), ceil_mode=False):
             inside[..., i, j] = len(row_taps) * len(column_taps)
             padded[..., i, j] = row_count * column_count
     return most, sums, inside, padded
+
+
+def resize_coordinates(size: int, outputs: int, coordinates: str) -> list[Fraction]:
+    """The input coordinate of each output along one axis, by the names of ONNX's Resize."""
+    ratio = Fraction(size, outputs)
+    ends = Fraction(size - 1, max(outputs - 1, 1)) if outputs > 1 else Fraction(0)
+    half = Fraction(1, 2)
+    return [
+        {
+            "half_pixel": (o + half) * ratio - half,
+            "pytorch_half_pixel": (o + half) * ratio - half if outputs > 1 else Fraction(0),
+            "asymmetric": o * ratio,
+            "align_corners": o * ends,
+            "tf_half_pixel_for_nn": (o + half) * ratio,
+        }[coordinates]
+        for o in range(outputs)
+    ]
+
+
+def resize_nearest(x: Array, sizes: tuple[int, int], coordinates: str, rounding: str) -> Array:
+    """Nearest pixels of NCHW images."""
+    for axis, outputs in ((2, sizes[0]), (3, sizes[1])):
+        half = Fraction(1, 2)
+        at = [
+            {
+                "round_prefer_floor": -((half - c) // 1),
+                "round_prefer_ceil": (c + half) // 1,
+                "floor": c // 1,
+                "ceil": -(-c // 1),
+            }[rounding]
+            for c in resize_coordinates(x.shape[axis], outputs, coordinates)
+        ]
+        x = x.take(np.clip(np.array(at, np.int64), 0, x.shape[axis] - 1), axis)
+    return x
+
+
+def resize_linear(x: Array, sizes: tuple[int, int], coordinates: str) -> NDArray[F32]:
+    """NCHW integers interpolated along the width, then the height; each step rounded to float32."""
+    y = x.astype(F32)
+    for axis, outputs in ((3, sizes[1]), (2, sizes[0])):
+        last = x.shape[axis] - 1
+        at = resize_coordinates(x.shape[axis], outputs, coordinates)
+        low = np.array([min(max(c // 1, 0), last) for c in at], np.int64)
+        # Beyond the first or last pixel there is nothing to go towards.
+        t = np.array([F32(float(c - c // 1)) if 0 <= c < last else F32(0) for c in at], F32)
+        t = t.reshape([-1 if i == axis else 1 for i in range(4)])
+        a, b = y.take(low, axis), y.take(np.minimum(low + 1, last), axis)
+        y = a + (b - a) * t
+    return y
