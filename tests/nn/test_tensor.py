@@ -107,9 +107,15 @@ FUNCTIONS = {
     "silu": lambda x: x / (1 + math.exp(-x)),
     "gelu": lambda x: x / 2 * (1 + math.erf(x / math.sqrt(2))),
     "hard_swish": lambda x: x * min(max(x / 6 + 0.5, 0.0), 1.0),
-    ("hard_sigmoid", 0.2, 0.5): lambda x: min(max(0.2 * x + 0.5, 0.0), 1.0),
+    "gelu_tanh": lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ("hard_sigmoid", 0.3, 0.4): lambda x: min(max(0.3 * x + 0.4, 0.0), 1.0),
     ("leaky_relu", 0.1): lambda x: x if x > 0 else 0.1 * x,
-    ("elu", 1.0): lambda x: x if x > 0 else math.expm1(x),
+    ("elu", 0.5): lambda x: x if x > 0 else 0.5 * math.expm1(x),
+    # The parameters of docs/int8.md where none is given.
+    "hard_sigmoid": lambda x: min(max(0.2 * x + 0.5, 0.0), 1.0),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "elu": lambda x: x if x > 0 else math.expm1(x),
+    ("clip", None, 1.0): lambda x: min(x, 1.0),
 }
 
 

@@ -136,7 +136,8 @@ def activate(
     x : QTensor
     activation : str or tuple
         "relu", "relu6", ("clip", lo, hi), "hard_swish", ("hard_sigmoid", alpha, beta), "sigmoid",
-        "silu", "gelu", "gelu_tanh", "tanh", ("leaky_relu", alpha), ("elu", alpha).
+        "silu", "gelu", "gelu_tanh", "tanh", ("leaky_relu", alpha), ("elu", alpha); docs/int8.md
+        says what each is, and its parameters where only the name is given.
     out_qparams : QParams, optional
     out : array of the shape of `x`, optional
 
