@@ -471,14 +471,19 @@ void test_no_wake_up_is_lost() {
 void test_no_more_threads_than_asked_for() {
   CHECK(run_together(8));
   for (int threads : {2, 3, 4}) {
-    std::mutex mutex;
-    std::set<std::thread::id> who;
-    parallel_for(100, threads, [&](int) {
-      std::this_thread::sleep_for(std::chrono::microseconds(50));  // time for others to come in
-      const std::lock_guard<std::mutex> lock(mutex);
-      who.insert(std::this_thread::get_id());
-    });
-    CHECK_EQUAL(who.size(), static_cast<size_t>(threads));
+    // On a busy machine a thread may come too late for a job, but hardly for all of them.
+    size_t most = 0;
+    for (int round = 0; round < 100 && most < static_cast<size_t>(threads); ++round) {
+      std::mutex mutex;
+      std::set<std::thread::id> who;
+      parallel_for(100, threads, [&](int) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));  // time for others to come in
+        const std::lock_guard<std::mutex> lock(mutex);
+        who.insert(std::this_thread::get_id());
+      });
+      most = std::max(most, who.size());
+    }
+    CHECK_EQUAL(most, static_cast<size_t>(threads));
   }
 }
 
