@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -402,6 +403,7 @@ def operators(rng):
     yield oc.Conv2d.from_float(w, bias, padding=1, x_qparams=X, out_qparams=OUT, activation="relu")
     yield oc.Conv2d.from_float(w[:, :1], bias, padding=1, groups=6, x_qparams=X, layout="NHWC")
     yield oc.Conv2d.from_float(w, bias, padding="same", precision="float16")
+    yield oc.Conv2d.from_float(w, bias, precision="float32", x_qparams=X, out_qparams=OUT)
     yield oc.Conv1d.from_float(w[:, :, 0], bias, dilation=2, x_qparams=X)
     yield oc.ConvTranspose2d.from_float(w, bias, stride=2, output_padding=1, x_qparams=X)
     yield oc.ConvTranspose2d.from_float(w[:, :2], bias, groups=3, stride=2, x_qparams=X,
@@ -450,13 +452,77 @@ def test_out_is_written_and_returned(rng):
         spread = np.zeros((*y.shape[:-1], 2 * y.shape[-1]), y.dtype)[..., ::2]
         assert layer(x, out=spread) is spread
         assert (spread == y).all()
-        with pytest.raises(ValueError, match="out"):
-            layer(x, out=np.empty((1, *y.shape[1:]), y.dtype))
-        with pytest.raises(TypeError, match="out"):
-            layer(x, out=np.empty(y.shape, np.float64))
-        out.flags.writeable = False
-        with pytest.raises(ValueError, match=r"read-only|writ"):
-            layer(x, out=out)
+
+
+def test_with_out_no_result_is_allocated(rng):
+    for layer in operators(rng):
+        if layer.precision == "float32":  # float32 first, which out_qparams quantize
+            continue
+        shape = [each if each == 6 else 96 for each in input_of(layer, rng).shape]
+        x = np.zeros([2, *shape[1:]], input_of(layer, rng).dtype)
+        out = np.empty_like(data_of(layer(x)))
+
+        def allocated(layer=layer, x=x, **options):
+            tracemalloc.start()
+            try:
+                layer(x, **options)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+        assert allocated() >= out.nbytes
+        assert allocated(out=out) < max(4096, out.nbytes // 8)
+
+
+def test_a_bad_out_is_refused_before_any_work(rng):
+    for layer in operators(rng):
+        x = input_of(layer, rng)
+        y = data_of(layer(x))
+        memory = np.zeros(x.nbytes + y.nbytes + 64, np.uint8)
+        inside = memory[: x.nbytes].view(x.dtype).reshape(x.shape)
+        inside[...] = x
+        start = x.nbytes - 8
+        overlapping = memory[start : start + y.nbytes].view(y.dtype).reshape(y.shape)
+        fixed = np.zeros_like(y)
+        fixed.flags.writeable = False
+        oc.matmul(np.ones((1, 1), np.int8), np.ones((1, 1), np.int8))
+        before = oc.runtime.last_kernel()
+        for given_x, out, error, message in (
+            (x, y.tolist(), TypeError, r"out (is|must be)"),
+            (x, np.zeros(y.shape, np.float64), TypeError, "out (is|has dtype) float64"),
+            (x, np.zeros((1, *y.shape[1:]), y.dtype), ValueError, "out has shape"),
+            (x, fixed, ValueError, "out is read-only"),
+            (inside, overlapping, ValueError, r"out (overlaps|shares memory with) an input"),
+        ):
+            with pytest.raises(error, match=message):
+                layer(given_x, out=out)
+        assert oc.runtime.last_kernel() == before
+        assert not fixed.any()
+        assert (inside == x).all()
+
+
+def test_a_bad_residual_is_refused(rng):
+    x, w, _ = example(rng, c=20, o=20)
+    total = oc.QParams(0.2, 3)
+    layer = oc.Conv2d.from_float(w, padding=1, x_qparams=X, out_qparams=OUT,
+                                 residual_qparams=OUT, sum_qparams=total)  # fmt: skip
+    residual = np.zeros(x.shape, np.int8)
+    wanted = layer(x, residual)
+    memory = residual.copy()
+    for given_residual, out, error, message in (
+        (None, None, ValueError, "residual is None, expected the tensor"),
+        (residual[:1], None, ValueError, "residual has shape .* expected"),
+        (residual.astype(np.uint8), None, TypeError, "uint8, x_qparams has int8|residual"),
+        (residual.astype(np.float32), None, TypeError, "residual is float32"),
+        (oc.QTensor(residual, 0.1), None, ValueError, "expected x_qparams|residual"),
+        (memory, memory.view(np.uint8), ValueError, "out shares memory with an input"),
+    ):
+        with pytest.raises(error, match=message):
+            layer(x, given_residual, out=out)
+    plain = oc.Conv2d.from_float(w, padding=1, x_qparams=X, out_qparams=OUT)
+    with pytest.raises(ValueError, match="prepared without"):
+        plain(x, residual)
+    assert layer(x, residual).equals(wanted)
 
 
 def test_any_strides_are_read(rng):

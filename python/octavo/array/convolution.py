@@ -22,6 +22,7 @@ from octavo.array.activation import (
     table,
     table_function,
 )
+from octavo.array.affine import check_out
 from octavo.array.functional import activations
 from octavo.array.interop import FLOAT32, as_array, as_float32
 from octavo.array.prepared import as_bias, bias_factor, check_qparams
@@ -377,15 +378,17 @@ class PreparedConv:
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Run on float32 `x` or on the codes that the operator was prepared for."""
-        x_qparams = self.result.x_qparams
-        if self._is_float and x.dtype != FLOAT32:
-            assert x_qparams is not None  # else codes would not have come this far
-            x = _core.dequantize(x, x_qparams.scale, x_qparams.zero_point, None)
         if self.window.dims == 1:
             x = self._as_images(x, "x")
             out = None if out is None else self._as_images(out, "out")
             residual = None if residual is None else self._as_images(residual, "residual")
         q = self._codes_of
+        if self._is_float and out is not None:  # before the steps that come first here
+            check_out(out, self._op.output_shape(x.shape), "float32" if q is None else q.dtype, x)
+        if self._is_float and x.dtype != FLOAT32:
+            given = self.result.x_qparams
+            assert given is not None  # else codes would not have come this far
+            x = _core.dequantize(x, given.scale, given.zero_point, None)
         y: NDArray[Any]
         if q is not None:
             y = _core.quantize(self._op(x), q.scale, q.zero_point, q.dtype, None, out)
@@ -397,7 +400,9 @@ class PreparedConv:
             return y
         return y[:, :, 0, :] if self.window.layout == "NCW" else y[:, 0, :, :]
 
-    def _as_images(self, x: NDArray[Any], name: str) -> NDArray[Any]:
+    def _as_images(self, x: Any, name: str) -> NDArray[Any]:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"{name} is {type(x).__name__}, expected numpy.ndarray")
         if x.ndim != 3:
             order = (
                 "batch, channels, width"
@@ -405,7 +410,8 @@ class PreparedConv:
                 else ("batch, width, channels")
             )
             raise ValueError(f"{name} has {x.ndim} dimensions, expected 3: ({order})")
-        return x[:, :, None, :] if self.window.layout == "NCW" else x[:, None, :, :]
+        images: NDArray[Any] = x[:, :, None] if self.window.layout == "NCW" else x[:, None]
+        return images
 
     def __call__(
         self,
