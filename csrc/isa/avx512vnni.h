@@ -53,6 +53,16 @@ struct Vector512 {
   static constexpr bool kHasFma = true;
   static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }    // a b + c
   static OCTAVO_INLINE F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
+  static OCTAVO_INLINE F abs(F x) { return _mm512_abs_ps(x); }
+  static OCTAVO_INLINE F copy_sign(F x, F sign) {  // x >= 0
+    return _mm512_or_ps(x, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
+  }
+  static OCTAVO_INLINE F select_less(F a, F b, F yes, F no) {  // a < b ? yes : no
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+  }
+  // x 2^n rounded once; 1/2 < x < 2, n whole, n <= 129.
+  static OCTAVO_INLINE F scale(F x, F n) { return _mm512_scalef_ps(x, n); }
+  static OCTAVO_INLINE F first_lanes(F x, int64_t n) { return _mm512_maskz_mov_ps(first(n), x); }
   static OCTAVO_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
   static OCTAVO_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
   // x < lo ? lo : x > hi ? hi : x; NaN stays NaN (the second operand of min and max wins).
@@ -74,7 +84,13 @@ struct Vector512 {
 
   static OCTAVO_INLINE float reduce_min(F x) { return _mm512_reduce_min_ps(x); }
   static OCTAVO_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
-  static OCTAVO_INLINE float reduce_add(F x) { return _mm512_reduce_add_ps(x); }
+  // By halves: lane i + lane i + 8, then 4, 2, 1.
+  static OCTAVO_INLINE float reduce_add(F x) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+  }
 
   template <bool kSigned>
   static OCTAVO_INLINE I load_codes(const uint8_t* p) {

@@ -72,6 +72,28 @@ struct Vector128 {
   static constexpr bool kHasFma = true;
   static OCTAVO_INLINE F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }   // a b + c
   static OCTAVO_INLINE F fnma(F a, F b, F c) { return vfmsq_f32(c, a, b); }  // c - a b
+  static OCTAVO_INLINE F abs(F x) { return vabsq_f32(x); }
+  static OCTAVO_INLINE F copy_sign(F x, F sign) {  // x >= 0
+    return vbslq_f32(vdupq_n_u32(0x80000000u), sign, x);
+  }
+  static OCTAVO_INLINE F select_less(F a, F b, F yes, F no) {  // a < b ? yes : no
+    return vbslq_f32(vcltq_f32(a, b), yes, no);
+  }
+  // x 2^n rounded once; 1/2 < x < 2, n whole, n <= 129. In two factors: the first product is exact;
+  // 0 below -150.
+  static OCTAVO_INLINE F scale(F x, F n) {
+    const I whole = vmaxq_s32(round(n), set_i(-151)), half = vshrq_n_s32(whole, 1);
+    return mul(mul(x, power(half)), power(sub_i(whole, half)));
+  }
+  static OCTAVO_INLINE F power(I n) {  // 2^n
+    return vreinterpretq_f32_s32(vshlq_n_s32(add_i(n, set_i(127)), 23));
+  }
+  static OCTAVO_INLINE F first_lanes(F x, int64_t n) {
+    static constexpr int32_t kIndex[] = {0, 1, 2, 3};
+    const int32_t count = n >= 4 ? 4 : static_cast<int32_t>(n);
+    return vreinterpretq_f32_u32(
+        vandq_u32(vreinterpretq_u32_f32(x), vcltq_s32(vld1q_s32(kIndex), vdupq_n_s32(count))));
+  }
   static OCTAVO_INLINE F probe(F x, F sum) { return vfmaq_f32(sum, x, vdupq_n_f32(0.0f)); }
   static OCTAVO_INLINE F to_float(I x) { return vcvtq_f32_s32(x); }
   static OCTAVO_INLINE I round(F x) { return vcvtnq_s32_f32(x); }  // half to even
@@ -84,7 +106,11 @@ struct Vector128 {
 
   static OCTAVO_INLINE float reduce_min(F x) { return vminvq_f32(x); }
   static OCTAVO_INLINE float reduce_max(F x) { return vmaxvq_f32(x); }
-  static OCTAVO_INLINE float reduce_add(F x) { return vaddvq_f32(x); }
+  // By halves: lane i + lane i + 2, then 1.
+  static OCTAVO_INLINE float reduce_add(F x) {
+    const float32x2_t y = vadd_f32(vget_low_f32(x), vget_high_f32(x));
+    return vget_lane_f32(y, 0) + vget_lane_f32(y, 1);
+  }
 
   template <bool kSigned>
   static OCTAVO_INLINE I load_codes(const uint8_t* p) {

@@ -97,6 +97,33 @@ struct ScalarVector {
   static OCTAVO_INLINE F fnma(F a, F b, F c) {
     return map([&](int i) { return __builtin_fmaf(-a.v[i], b.v[i], c.v[i]); });
   }
+  static OCTAVO_INLINE F abs(F x) {
+    return map([&](int i) { return __builtin_fabsf(x.v[i]); });
+  }
+  static OCTAVO_INLINE F copy_sign(F x, F sign) {  // x >= 0
+    return map([&](int i) { return __builtin_copysignf(x.v[i], sign.v[i]); });
+  }
+  static OCTAVO_INLINE F select_less(F a, F b, F yes, F no) {  // a < b ? yes : no
+    return map([&](int i) { return a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; });
+  }
+  // x 2^n rounded once; 1/2 < x < 2, n whole, n <= 129. In two factors: the first product is exact;
+  // 0 below -150.
+  static OCTAVO_INLINE F scale(F x, F n) {
+    const I whole = round(n);
+    return map([&](int i) {
+      const int32_t n_i = whole.v[i] < -151 ? -151 : whole.v[i], half = n_i / 2;
+      return x.v[i] * power(half) * power(n_i - half);
+    });
+  }
+  static OCTAVO_INLINE float power(int32_t n) {  // 2^n
+    const uint32_t bits = (static_cast<uint32_t>(n) + 127) << 23;
+    float y;
+    __builtin_memcpy(&y, &bits, 4);
+    return y;
+  }
+  static OCTAVO_INLINE F first_lanes(F x, int64_t n) {
+    return map([&](int i) { return i < n ? x.v[i] : 0.0f; });
+  }
   static OCTAVO_INLINE F min(F a, F b) {
     return map([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }

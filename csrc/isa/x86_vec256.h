@@ -54,6 +54,25 @@ struct Vector256 {
   static constexpr bool kHasFma = true;
   static OCTAVO_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }    // a b + c
   static OCTAVO_INLINE F fnma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
+  static OCTAVO_INLINE F abs(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+  static OCTAVO_INLINE F copy_sign(F x, F sign) {  // x >= 0
+    return _mm256_or_ps(x, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
+  }
+  static OCTAVO_INLINE F select_less(F a, F b, F yes, F no) {  // a < b ? yes : no
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  }
+  // x 2^n rounded once; 1/2 < x < 2, n whole, n <= 129. In two factors: the first product is exact;
+  // 0 below -150.
+  static OCTAVO_INLINE F scale(F x, F n) {
+    const I whole = _mm256_max_epi32(round(n), set_i(-151)), half = _mm256_srai_epi32(whole, 1);
+    return mul(mul(x, power(half)), power(sub_i(whole, half)));
+  }
+  static OCTAVO_INLINE F power(I n) {  // 2^n
+    return _mm256_castsi256_ps(_mm256_slli_epi32(add_i(n, set_i(127)), 23));
+  }
+  static OCTAVO_INLINE F first_lanes(F x, int64_t n) {
+    return _mm256_and_ps(x, _mm256_castsi256_ps(first(n)));
+  }
   static OCTAVO_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
   static OCTAVO_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
   // x < lo ? lo : x > hi ? hi : x; NaN stays NaN (the second operand of min and max wins).
@@ -83,6 +102,7 @@ struct Vector256 {
     y = _mm_max_ps(y, _mm_movehl_ps(y, y));
     return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
   }
+  // By halves: lane i + lane i + 4, then 2, 1.
   static OCTAVO_INLINE float reduce_add(F x) {
     __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     y = _mm_add_ps(y, _mm_movehl_ps(y, y));

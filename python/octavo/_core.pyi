@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'fp_control', 'get_num_threads', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'rms_norm', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -199,6 +199,10 @@ def enable_contexts() -> None:
     """
     Read isa_context and threads_context in every call from now on.
     """
+def float_function(name: str, x: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    exp, erf, tanh, sigmoid, silu, gelu or gelu_tanh of float32 values.
+    """
 def fp_control() -> int:
     """
     The floating-point control register.
@@ -206,6 +210,10 @@ def fp_control() -> int:
 def get_num_threads() -> int:
     """
     The number of threads that a call here uses.
+    """
+def group_norm(x: typing.Any, groups: typing.Any, weight: typing.Any, bias: typing.Any, eps: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    As layer_norm, over groups of channels (axis 1) and the axes after them; weight and bias are of the channels. groups None: each channel by itself.
     """
 def isa() -> str:
     """
@@ -218,6 +226,10 @@ def known_isas() -> list[str]:
 def last_kernel() -> str:
     """
     "isa/kernel" of this thread's last call; "" before any.
+    """
+def layer_norm(x: typing.Any, weight: typing.Any, bias: typing.Any, axis: typing.Any, eps: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    (x - mean) / sqrt(variance + eps) * weight + bias over the axes from `axis` on.
     """
 def lookup(x: typing.Any, table: typing.Any, out: typing.Any = None) -> numpy.ndarray:
     """
@@ -373,6 +385,10 @@ def resize(x: typing.Any, size: typing.Any, mode: str, coordinates: str, roundin
     """
     Images of another size (height, width), 'nearest' or 'linear'; `coordinates` and `rounding` (of 'nearest' alone) are named as in ONNX Resize.
     """
+def rms_norm(x: typing.Any, weight: typing.Any, bias: typing.Any, axis: typing.Any, eps: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    x / sqrt(mean of squares + eps) * weight + bias over the axes from `axis` on.
+    """
 def set_dots_per_thread(dots: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Work below which a product stays on one thread, in dot products a thread (for tests).
@@ -384,6 +400,10 @@ def set_fp_control(value: typing.SupportsInt | typing.SupportsIndex) -> None:
 def set_num_threads(threads: int) -> None:
     """
     Set the process's number of threads.
+    """
+def softmax(x: typing.Any, axis: typing.Any, mask: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
+    """
+    Softmax along `axis`; `mask` is added to x (float32), or keeps what it is not 0 for (uint8).
     """
 def usable_cores() -> int:
     """
