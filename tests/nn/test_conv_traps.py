@@ -312,6 +312,7 @@ SHAPES = {
     "depthwise": Trap((3, 35, 9, 8), (35, 1, 3, 3), (1, 1), all_sides(1), groups=35),
     "depthwise, stride 2": Trap((3, 35, 9, 8), (70, 1, 5, 5), (2, 2), all_sides(2), groups=35),
     "grouped": Trap((3, 15, 9, 8), (21, 5, 3, 3), padding=all_sides(1), groups=3),
+    "many groups": Trap((3, 64, 9, 8), (48, 4, 3, 3), (2, 2), all_sides(1), groups=16),
     "dilated": Trap((3, 5, 9, 8), (6, 5, 3, 3), padding=all_sides(3), dilation=(3, 2)),
     "transposed": Trap((3, 6, 5, 4), (6, 7, 4, 4), (2, 2), all_sides(1), transposed=True),
 }
