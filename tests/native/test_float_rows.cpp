@@ -63,7 +63,7 @@ const Function kFunctions[] = {
     {"silu", FloatFunction::kSilu, [](double x) { return x * exact_sigmoid(x); }, 4, 0x1p-140,
      0x2278b0c6, -0.0f, kInfinity},
     {"gelu", FloatFunction::kGelu, exact_gelu, 2, 0x1p-23, 0xc079a850, -0.0f, kInfinity},
-    {"gelu_tanh", FloatFunction::kGeluTanh, exact_gelu_tanh, 3, 0x1p-24, 0xe4321105, -0.0f,
+    {"gelu_tanh", FloatFunction::kGeluTanh, exact_gelu_tanh, 3, 0x1p-23, 0xe4321105, -0.0f,
      kInfinity},
 };
 
