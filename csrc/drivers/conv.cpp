@@ -202,7 +202,6 @@ class Conv {
     GemmArgs g{};
     g.a_flip = flip_;
     g.row_scale = &one;
-    g.scales_down = y_.c.scales_down;
     g.lo = y_.c.lo;
     g.hi = y_.c.hi;
     g.zero_point = y_.c.zero_point;

@@ -178,7 +178,6 @@ class Gemm {
     g.row_scale_step = block.row_scale ? 1 : 0;
     g.ldc = c_.ldc;
     g.activate = c_.activate;
-    g.scales_down = c_.scales_down;
     g.lo = c_.lo;
     g.hi = c_.hi;
     g.zero_point = c_.zero_point;

@@ -45,7 +45,6 @@ struct GemmC {
   int64_t max_abs_bias;         // greatest |bias_s32|
   const int32_t* b_zero_point;  // null: none; of the stored (int8) values
   const float* multiplier;      // kU8, kS8, kF32
-  bool scales_down;             // kU8, kS8: every multiplier is known to be below 1
   const float* bias_f32;        // kF32; null: none
   bool activate;                // kF32: clip to [lo, hi]
   float lo, hi;                 // kU8, kS8: bounds of the code less zero_point

@@ -122,7 +122,6 @@ class Winograd {
         out.out.row_scale = &one;
         out.out.bias = y_.c.bias_f32 ? y_.c.bias_f32 + column : nullptr;
         out.out.activate = y_.c.activate;
-        out.out.scales_down = y_.c.scales_down;
         out.out.lo = y_.c.lo;
         out.out.hi = y_.c.hi;
         out.out.zero_point = y_.c.zero_point;

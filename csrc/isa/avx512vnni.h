@@ -4,7 +4,6 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "isa/byte_bounds.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
 #include "isa/x86_bytes512.h"
@@ -106,51 +105,39 @@ struct Vector512 {
     return kSigned ? _mm512_cvtepi8_epi32(x) : _mm512_cvtepu8_epi32(x);
   }
 
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, kept
-  // within bounds, xor `flip`.
-  template <int N, class Bounds = NoBounds>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip,
-                                        Bounds bounds = {}) {
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
+  template <int N>
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     if constexpr (N % 4 == 0) {
       OCTAVO_UNROLL
       for (int i = 0; i < N; i += 4)
-        _mm512_storeu_si512(p + 16 * i,
-                            pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip, bounds));
+        _mm512_storeu_si512(p + 16 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip));
     } else {
       OCTAVO_UNROLL
       for (int i = 0; i < N; ++i)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16 * i), pack1(x[i], offset, flip, bounds));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16 * i), pack1(x[i], offset, flip));
     }
   }
-  template <int N, class Bounds = NoBounds>
+  template <int N>
   static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
-                                             uint8_t flip, int64_t n, Bounds bounds = {}) {
+                                             uint8_t flip, int64_t n) {
     OCTAVO_UNROLL
     for (int i = 0; i < N; ++i)
-      _mm_mask_storeu_epi8(p + 16 * i, first(n - 16 * i), pack1(x[i], offset, flip, bounds));
+      _mm_mask_storeu_epi8(p + 16 * i, first(n - 16 * i), pack1(x[i], offset, flip));
   }
-  template <class Bounds>
-  static OCTAVO_INLINE __m128i pack1(I x, int32_t offset, uint8_t flip, Bounds bounds) {
+  static OCTAVO_INLINE __m128i pack1(I x, int32_t offset, uint8_t flip) {
     const __m256i words = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(x),
                                             _mm256_set1_epi16(static_cast<int16_t>(offset)));
-    __m128i bytes = _mm256_cvtsepi16_epi8(words);
-    if constexpr (!Bounds::kIsNone)
-      bytes = _mm_min_epi8(_mm_max_epi8(bytes, _mm_set1_epi8(bounds.least)),
-                           _mm_set1_epi8(bounds.most));
-    return _mm_xor_si128(bytes, _mm_set1_epi8(static_cast<char>(flip)));
+    return _mm_xor_si128(_mm256_cvtsepi16_epi8(words), _mm_set1_epi8(static_cast<char>(flip)));
   }
-  template <class Bounds>
-  static OCTAVO_INLINE __m512i pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip,
-                                     Bounds bounds) {
+  static OCTAVO_INLINE __m512i pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip) {
     // The packs work in 128-bit lanes: dword 4 * lane + v holds four codes of vector v.
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i add = _mm512_set1_epi16(static_cast<int16_t>(offset));
-    __m512i bytes = _mm512_packs_epi16(_mm512_adds_epi16(_mm512_packs_epi32(a, b), add),
-                                       _mm512_adds_epi16(_mm512_packs_epi32(c, d), add));
-    if constexpr (!Bounds::kIsNone)
-      bytes = _mm512_min_epi8(_mm512_max_epi8(bytes, _mm512_set1_epi8(bounds.least)),
-                              _mm512_set1_epi8(bounds.most));
-    return _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes),
+    const __m512i packed = _mm512_packs_epi16(_mm512_adds_epi16(_mm512_packs_epi32(a, b), add),
+                                              _mm512_adds_epi16(_mm512_packs_epi32(c, d), add));
+    return _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed),
                             _mm512_set1_epi8(static_cast<char>(flip)));
   }
 

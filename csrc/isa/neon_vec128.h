@@ -4,7 +4,6 @@
 #include <arm_neon.h>
 #include <stdint.h>
 
-#include "isa/byte_bounds.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
 
@@ -132,46 +131,37 @@ struct Vector128 {
     return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(x))));
   }
 
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, kept
-  // within bounds, xor `flip`.
-  template <int N, class Bounds = NoBounds>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip,
-                                        Bounds bounds = {}) {
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
+  template <int N>
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     int i = 0;
     OCTAVO_UNROLL
     for (; i + 4 <= N; i += 4)
-      vst1q_u8(p + 4 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip, bounds));
+      vst1q_u8(p + 4 * i, pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip));
     OCTAVO_UNROLL
     for (; i < N; ++i) {
-      const uint32_t bytes = pack1(x[i], offset, flip, bounds);
+      const uint32_t bytes = pack1(x[i], offset, flip);
       __builtin_memcpy(p + 4 * i, &bytes, 4);
     }
   }
-  template <int N, class Bounds = NoBounds>
+  template <int N>
   static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
-                                             uint8_t flip, int64_t n, Bounds bounds = {}) {
+                                             uint8_t flip, int64_t n) {
     uint8_t bytes[4 * N];
-    store_codes<N>(bytes, x, offset, flip, bounds);
+    store_codes<N>(bytes, x, offset, flip);
     for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
   }
-  template <class Bounds>
-  static OCTAVO_INLINE uint32_t pack1(I x, int32_t offset, uint8_t flip, Bounds bounds) {
+  static OCTAVO_INLINE uint32_t pack1(I x, int32_t offset, uint8_t flip) {
     const int16x4_t words = vqadd_s16(vqmovn_s32(x), vdup_n_s16(static_cast<int16_t>(offset)));
-    int8x8_t bytes = vqmovn_s16(vcombine_s16(words, words));
-    if constexpr (!Bounds::kIsNone)
-      bytes = vmin_s8(vmax_s8(bytes, vdup_n_s8(bounds.least)), vdup_n_s8(bounds.most));
-    return vget_lane_u32(vreinterpret_u32_u8(veor_u8(vreinterpret_u8_s8(bytes), vdup_n_u8(flip))),
-                         0);
+    const uint8x8_t bytes = vreinterpret_u8_s8(vqmovn_s16(vcombine_s16(words, words)));
+    return vget_lane_u32(vreinterpret_u32_u8(veor_u8(bytes, vdup_n_u8(flip))), 0);
   }
-  template <class Bounds>
-  static OCTAVO_INLINE uint8x16_t pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip,
-                                        Bounds bounds) {
+  static OCTAVO_INLINE uint8x16_t pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip) {
     const int16x8_t add = vdupq_n_s16(static_cast<int16_t>(offset));
     const int16x8_t ab = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(a), b), add);
     const int16x8_t cd = vqaddq_s16(vqmovn_high_s32(vqmovn_s32(c), d), add);
-    int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(ab), cd);
-    if constexpr (!Bounds::kIsNone)
-      bytes = vminq_s8(vmaxq_s8(bytes, vdupq_n_s8(bounds.least)), vdupq_n_s8(bounds.most));
+    const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(ab), cd);
     return veorq_u8(vreinterpretq_u8_s8(bytes), vdupq_n_u8(flip));
   }
 

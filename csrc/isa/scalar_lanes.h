@@ -4,7 +4,6 @@
 
 #include <stdint.h>
 
-#include "isa/byte_bounds.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
 
@@ -204,20 +203,17 @@ struct ScalarVector {
   static OCTAVO_INLINE int32_t bound(int32_t x, int32_t most) {
     return x > most ? most : x < -most - 1 ? -most - 1 : x;
   }
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, kept
-  // within bounds, xor `flip`.
-  template <int N, class Bounds = NoBounds>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip,
-                                        Bounds bounds = {}) {
-    store_codes_part<N>(p, x, offset, flip, N * kL, bounds);
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
+  template <int N>
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
+    store_codes_part<N>(p, x, offset, flip, N * kL);
   }
-  template <int N, class Bounds = NoBounds>
+  template <int N>
   static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
-                                             uint8_t flip, int64_t n, Bounds bounds = {}) {
+                                             uint8_t flip, int64_t n) {
     for (int i = 0; i < N * kL && i < n; ++i) {
-      int32_t code = bound(bound(x[i / kL].v[i % kL], 32767) + offset, 127);
-      if constexpr (!Bounds::kIsNone)
-        code = code < bounds.least ? bounds.least : code > bounds.most ? bounds.most : code;
+      const int32_t code = bound(bound(x[i / kL].v[i % kL], 32767) + offset, 127);
       p[i] = static_cast<uint8_t>(static_cast<uint8_t>(code) ^ flip);
     }
   }

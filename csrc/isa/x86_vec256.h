@@ -4,7 +4,6 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "isa/byte_bounds.h"
 #include "isa/features.h"
 #include "isa/row_accumulators.h"
 
@@ -122,49 +121,38 @@ struct Vector256 {
     return load_codes<kSigned>(bytes);
   }
 
-  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, kept
-  // within bounds, xor `flip`.
-  template <int N, class Bounds = NoBounds>
-  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip,
-                                        Bounds bounds = {}) {
+  // N vectors to bytes: each value saturated to int16, plus `offset`, saturated to int8, xor
+  // `flip`.
+  template <int N>
+  static OCTAVO_INLINE void store_codes(uint8_t* p, const I (&x)[N], int32_t offset, uint8_t flip) {
     int i = 0;
     OCTAVO_UNROLL
     for (; i + 4 <= N; i += 4)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8 * i),
-                          pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip, bounds));
+                          pack4(x[i], x[i + 1], x[i + 2], x[i + 3], offset, flip));
     OCTAVO_UNROLL
     for (; i < N; ++i)
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 8 * i), pack1(x[i], offset, flip, bounds));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 8 * i), pack1(x[i], offset, flip));
   }
-  template <int N, class Bounds = NoBounds>
+  template <int N>
   static OCTAVO_INLINE void store_codes_part(uint8_t* p, const I (&x)[N], int32_t offset,
-                                             uint8_t flip, int64_t n, Bounds bounds = {}) {
+                                             uint8_t flip, int64_t n) {
     uint8_t bytes[8 * N];
-    store_codes<N>(bytes, x, offset, flip, bounds);
+    store_codes<N>(bytes, x, offset, flip);
     for (int64_t i = 0; i < n; ++i) p[i] = bytes[i];
   }
-  template <class Bounds>
-  static OCTAVO_INLINE __m128i pack1(I x, int32_t offset, uint8_t flip, Bounds bounds) {
+  static OCTAVO_INLINE __m128i pack1(I x, int32_t offset, uint8_t flip) {
     __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     words = _mm_adds_epi16(words, _mm_set1_epi16(static_cast<int16_t>(offset)));
-    __m128i bytes = _mm_packs_epi16(words, words);
-    if constexpr (!Bounds::kIsNone)
-      bytes = _mm_min_epi8(_mm_max_epi8(bytes, _mm_set1_epi8(bounds.least)),
-                           _mm_set1_epi8(bounds.most));
-    return _mm_xor_si128(bytes, _mm_set1_epi8(static_cast<char>(flip)));
+    return _mm_xor_si128(_mm_packs_epi16(words, words), _mm_set1_epi8(static_cast<char>(flip)));
   }
-  template <class Bounds>
-  static OCTAVO_INLINE __m256i pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip,
-                                     Bounds bounds) {
+  static OCTAVO_INLINE __m256i pack4(I a, I b, I c, I d, int32_t offset, uint8_t flip) {
     // The packs work in 128-bit lanes: dword 4 * lane + v holds four codes of vector v.
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     const __m256i add = _mm256_set1_epi16(static_cast<int16_t>(offset));
-    __m256i bytes = _mm256_packs_epi16(_mm256_adds_epi16(_mm256_packs_epi32(a, b), add),
-                                       _mm256_adds_epi16(_mm256_packs_epi32(c, d), add));
-    if constexpr (!Bounds::kIsNone)
-      bytes = _mm256_min_epi8(_mm256_max_epi8(bytes, _mm256_set1_epi8(bounds.least)),
-                              _mm256_set1_epi8(bounds.most));
-    return _mm256_xor_si256(_mm256_permutevar8x32_epi32(bytes, order),
+    const __m256i packed = _mm256_packs_epi16(_mm256_adds_epi16(_mm256_packs_epi32(a, b), add),
+                                              _mm256_adds_epi16(_mm256_packs_epi32(c, d), add));
+    return _mm256_xor_si256(_mm256_permutevar8x32_epi32(packed, order),
                             _mm256_set1_epi8(static_cast<char>(flip)));
   }
 

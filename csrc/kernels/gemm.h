@@ -20,8 +20,7 @@
 //
 // Epilogues, in the order that DESIGN section 4 fixes:
 //   kS32: acc
-//   kU8, kS8: rint(clamp(float32(acc) * multiplier[n], lo, hi)) + zero_point; where multipliers are
-//     below 1 no product leaves int32, and codes are clamped once they are bytes: four at a time
+//   kU8, kS8: rint(clamp(float32(acc) * multiplier[n], lo, hi)) + zero_point
 //   kF32: float32(acc) * float32(row_scale[m * row_scale_step] * multiplier[n]), + bias[n] if any,
 //         then with `activate` x < lo ? lo : x > hi ? hi : x, and -0 becomes +0; NaN stays
 // All arrays over columns hold `width` values, finite ones behind column n.
@@ -69,8 +68,7 @@ struct GemmArgs {
   bool activate;
   float lo, hi;
   int32_t zero_point;
-  bool scales_down;  // kU8, kS8: every multiplier is below 1
-  bool accumulate;   // gemm_f32.h: start from C
+  bool accumulate;  // gemm_f32.h: start from C
 };
 
 struct GemmKernels {
@@ -158,31 +156,24 @@ OCTAVO_INLINE void gemm_store(const GemmArgs& g, int64_t row,
       }
       default: {
         // Codes are brought to int8's range, and flipped back to uint8.
+        const bool is_unsigned = g.output == GemmOutput::kU8;
         uint8_t* c = static_cast<uint8_t*>(g.c) + row * g.ldc;
         const typename V::F lo = V::set(g.lo), hi = V::set(g.hi);
-        const uint8_t flip = g.output == GemmOutput::kU8 ? 0x80 : 0;
+        const uint8_t flip = is_unsigned ? 0x80 : 0;
         const int32_t offset = g.zero_point - flip;
-        const auto store = [&](auto bounds) OCTAVO_INLINE_LAMBDA {
+        OCTAVO_UNROLL
+        for (int r = 0; r < R; ++r) {
+          typename V::I q[kW];
           OCTAVO_UNROLL
-          for (int r = 0; r < R; ++r) {
-            typename V::I q[kW];
-            OCTAVO_UNROLL
-            for (int w = 0; w < kW; ++w) {
-              typename V::F y =
-                  V::mul(V::to_float(rows[r][w]), V::load(g.multiplier + w * kColumns));
-              q[w] = V::round(bounds.kIsNone ? V::clip(y, lo, hi) : y);
-            }
-            if (full)
-              V::template store_codes<kW>(c + r * g.ldc, q, offset, flip, bounds);
-            else
-              V::template store_codes_part<kW>(c + r * g.ldc, q, offset, flip, g.n, bounds);
+          for (int w = 0; w < kW; ++w) {
+            typename V::F y = V::mul(V::to_float(rows[r][w]), V::load(g.multiplier + w * kColumns));
+            q[w] = V::round(V::clip(y, lo, hi));
           }
-        };
-        if (g.scales_down)
-          store(ByteBounds{static_cast<int8_t>(__builtin_rintf(g.lo) + offset),
-                           static_cast<int8_t>(__builtin_rintf(g.hi) + offset)});
-        else
-          store(NoBounds{});
+          if (full)
+            V::template store_codes<kW>(c + r * g.ldc, q, offset, flip);
+          else
+            V::template store_codes_part<kW>(c + r * g.ldc, q, offset, flip, g.n);
+        }
         break;
       }
     }

@@ -47,12 +47,10 @@ Epilogue::Epilogue(const EpilogueSpec& spec)
   };
 
   multiplier_.assign(padded, 1.0f);
-  scales_down_ = true;
   for (int64_t i = 0; i < n; ++i) {
     // Dynamic results are float32 first, whatever follows.
     const double y = is_quantized && !is_dynamic_ ? scale_of(i) / spec.out_scale : scale_of(i);
     multiplier_[static_cast<size_t>(i)] = static_cast<float>(y);
-    scales_down_ = scales_down_ && static_cast<float>(y) < 1.0f;
   }
   if (spec.bias_s32 || (spec.bias_f32 && is_integer && !is_dynamic_)) {
     bias_s32_.assign(padded, 0);
@@ -114,7 +112,6 @@ void Epilogue::fill(GemmC& c, int64_t first) const {
   c.max_abs_bias = max_abs_bias_;
   c.b_zero_point = from(w_zero_point_);
   c.multiplier = from(multiplier_);
-  c.scales_down = scales_down_;
   c.bias_f32 = from(bias_f32_);
   c.activate = activate_;
   c.lo = lo_;

@@ -58,7 +58,7 @@ class Epilogue {
   void fill(GemmC& c, int64_t first = 0) const;
 
  private:
-  bool is_dynamic_, activate_, scales_down_;
+  bool is_dynamic_, activate_;
   OutputKind output_;
   float out_scale_, lo_, hi_;
   int32_t out_zero_point_;

@@ -321,7 +321,6 @@ class ConvTest {
       y.c.multiplier = copy_columns(multiplier_memory_, p.multiplier, padded);
     if (e.bias) y.c.bias_f32 = copy_columns(float_memory_, p.bias_f32, padded);
     y.c.activate = e.activate;
-    y.c.scales_down = all_below_one(p.multiplier);
     y.c.lo = e.lo;
     y.c.hi = e.hi;
     y.c.zero_point = e.zero_point;

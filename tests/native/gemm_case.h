@@ -39,10 +39,6 @@ inline size_t output_size(int64_t output) {
   return kind == GemmOutput::kS32 || kind == GemmOutput::kF32 ? 4 : 1;
 }
 
-inline bool all_below_one(const std::vector<float>& multiplier) {
-  return std::all_of(multiplier.begin(), multiplier.end(), [](float m) { return m < 1; });
-}
-
 struct GemmProblem {
   int64_t k = 0, pitch = 0, lda = 0;
   std::vector<uint8_t> a;  // from the first row's begin to the last row's end
@@ -280,7 +276,6 @@ class GemmRunner {
       args.col_sum = col_sum ? col_sum + first : nullptr;
       args.col_zp = col_zp ? col_zp + first : nullptr;
       args.multiplier = scales ? scales + first : nullptr;
-      args.scales_down = c.m % 3 != 0 && all_below_one(p.multiplier);
       args.bias = biases ? biases + first : nullptr;
       args.c = out + static_cast<size_t>(first) * size;
       table.gemm->run(args);

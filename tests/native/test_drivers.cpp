@@ -265,7 +265,6 @@ class DriverTest {
     if (type_size(out.type) == 1 || is_float) out.multiplier = multiplier.data();
     if (c.bias && is_float) out.bias_f32 = bias_f32.data();
     out.activate = is_float && c.clip != 0;
-    out.scales_down = all_below_one(multiplier_);
     out.lo = lo_;
     out.hi = hi_;
     out.zero_point = is_float ? 0 : zero_point_;
