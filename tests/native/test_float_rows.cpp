@@ -53,7 +53,7 @@ double exact_gelu_tanh(double x) {
 }
 
 const Function kFunctions[] = {
-    {"exp", FloatFunction::kExp, [](double x) { return std::exp(x); }, 1, 0, 0x0b92c3fe, 0.0f,
+    {"exp", FloatFunction::kExp, [](double x) { return std::exp(x); }, 1.1, 0, 0x0b92c3fe, 0.0f,
      kInfinity},
     {"erf", FloatFunction::kErf, [](double x) { return std::erf(x); }, 3, 0, 0x77b79d20, -1.0f,
      1.0f},

@@ -35,7 +35,7 @@ def _parameter(x: ArrayLike | None, name: str) -> Float32 | None:
 
 
 def exp(x: ArrayLike, *, out: Float32 | None = None) -> Float32:
-    """Return ``e ** x``, within 1 ulp.
+    """Return ``e ** x``, within 1.1 ulp.
 
     Parameters
     ----------
