@@ -112,7 +112,8 @@ def test_a_call_with_out_allocates_nothing_once_warm(name):
         tracemalloc.stop()
         assert peak < 1000
         result = out.nbytes // resource.getpagesize()
-        assert faults(lambda: call(None)) > 0.8 * result  # the meter works
+        # The meter works; one fault may bring several pages.
+        assert faults(lambda: call(None)) > 0.2 * result
         assert faults(lambda: call(out)) < 8  # a little, here and there
 
 

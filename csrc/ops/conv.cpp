@@ -417,12 +417,16 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
   windows.channels = whole.in_c;
   windows.columns = (whole.out_w - 1) * whole.stride_w + reach(whole.kernel_w, whole.dilation_w);
   windows.first_column = -whole.pad_left;
-  const int64_t together = std::min(kLine / std::max<int64_t>(whole.in_c, 1), pieces);
   const int64_t rest = reach(whole.kernel_h, whole.dilation_h) - whole.stride_h;
-  const int64_t window_rows =
-      together > 0 ? (kWindowsBytes / (together * windows.row_bytes()) - rest) / whole.stride_h : 0;
-  if (together > 1 && s.groups % pieces == 0 && !s.transposed && !is_float() &&
-      form.table->info->a_bytes == 1 && window_rows > 0) {
+  int64_t together = 1, window_rows = 0;
+  // An axis of a transposed one may have no tap: its windows would be empty.
+  if (pieces > 1 && whole.in_c > 0 && s.groups % pieces == 0 && !s.transposed && !is_float() &&
+      form.table->info->a_bytes == 1) {
+    together = std::min(kLine / whole.in_c, pieces);
+    const int64_t row_bytes = std::max<int64_t>(1, together) * windows.row_bytes();
+    window_rows = (kWindowsBytes / row_bytes - rest) / whole.stride_h;
+  }
+  if (together > 1 && window_rows > 0) {
     const int64_t bundles = ceil_div(pieces, together);
     int64_t chunks = ceil_div(whole.out_h, window_rows);
     const int used = threads_worth(*form.table, macs, threads);
