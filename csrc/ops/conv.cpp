@@ -190,7 +190,9 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const void
           : std::clamp<int64_t>(table.info->nv / std::max<int64_t>(group_out, 1), 1, s.groups);
   auto form = std::make_unique<Form>();
   form->table = &table;
-  if (is_depthwise()) {
+  // The depthwise driver sums in int32; beyond, groups take the long way of the dense one.
+  constexpr int64_t kInt32 = int64_t{1} << 31;
+  if (is_depthwise() && 255 * 255 * s.kernel_h * s.kernel_w + c.max_abs_bias < kInt32) {
     Piece piece{};
     piece.groups = s.groups;
     piece.depthwise = std::make_unique<DepthwiseWeights>(

@@ -482,6 +482,7 @@ def test_a_bias_beyond_int32_raises_the_scale_of_its_weights(kind):
 
 
 BEYOND = {
+    "depthwise": Trap((1, 8, 5, 5), (16, 1, 3, 3), groups=8),
     "dense": Trap((1, 8, 5, 5), (8, 8, 3, 3)),
     "grouped": Trap((1, 8, 5, 5), (8, 4, 3, 3), groups=2),
     "transposed": Trap((1, 8, 3, 3), (8, 5, 3, 3), (2, 2), transposed=True),
