@@ -422,8 +422,8 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
   const int64_t rest = reach(whole.kernel_h, whole.dilation_h) - whole.stride_h;
   int64_t together = 1, window_rows = 0;
   // An axis of a transposed one may have no tap: its windows would be empty.
-  if (pieces > 1 && whole.in_c > 0 && s.groups % pieces == 0 && !s.transposed && !is_float() &&
-      form.table->info->a_bytes == 1) {
+  if (pieces > 1 && whole.in_c > 0 && form.pieces[0].groups * pieces == s.groups && !s.transposed &&
+      !is_float() && form.table->info->a_bytes == 1) {
     together = std::min(kLine / whole.in_c, pieces);
     const int64_t row_bytes = std::max<int64_t>(1, together) * windows.row_bytes();
     window_rows = (kWindowsBytes / row_bytes - rest) / whole.stride_h;
