@@ -9,6 +9,14 @@
 namespace octavo {
 namespace {
 
+// Few channels are taken side by side, as many as share a cache line of a pixel.
+constexpr int64_t kLine = 64;
+// The windows of one pass stay in L2.
+constexpr int64_t kWindowsBytes = 192 << 10;
+
+// Rows, or columns, that one output reads.
+int64_t reach(int64_t kernel, int64_t dilation) { return (kernel - 1) * dilation + 1; }
+
 // kChannels 0: any number. A constant one makes each copy a move or two.
 template <int64_t kChannels>
 struct Rows {
@@ -51,6 +59,28 @@ void fill(const ConvX& x, const uint8_t* image, int64_t height, int64_t width,
 }  // namespace
 
 int64_t ChannelWindows::block_bytes() const { return round_up(rows * row_bytes(), 64); }
+
+ChannelWindows channel_windows(const ConvGeometry& g, int64_t from, int64_t to, int64_t blocks) {
+  ChannelWindows w{};
+  w.first_row = from * g.stride_h - g.pad_top;
+  w.first_column = -g.pad_left;
+  w.rows = (to - from - 1) * g.stride_h + reach(g.kernel_h, g.dilation_h);
+  w.columns = (g.out_w - 1) * g.stride_w + reach(g.kernel_w, g.dilation_w);
+  w.blocks = blocks;
+  w.channels = g.in_c;
+  return w;
+}
+
+WindowPlan plan_channel_windows(const ConvGeometry& g, int64_t pieces) {
+  WindowPlan plan{};
+  if (g.in_c <= 0 || g.kernel_h <= 0 || g.kernel_w <= 0) return plan;
+  plan.together = std::min(kLine / g.in_c, pieces);
+  if (plan.together < 2) return plan;
+  const ChannelWindows first = channel_windows(g, 0, 1, plan.together);
+  const int64_t rows = kWindowsBytes / (plan.together * first.row_bytes());
+  if (rows >= first.rows) plan.rows = (rows - first.rows) / g.stride_h + 1;
+  return plan;
+}
 
 void fill_channel_windows(const ConvX& x, const uint8_t* image, int64_t height, int64_t width,
                           const ChannelWindows& windows, uint8_t* out) {

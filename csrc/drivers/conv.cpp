@@ -625,8 +625,7 @@ bool conv(const ConvWeights& w, const ConvGeometry& geometry, const ConvX& input
   if (pixels <= 0 || b.n <= 0) return true;
   threads = threads_worth(*b.table, pixels * std::max<int64_t>(b.k, 1) * b.n, threads);
 
-  constexpr int64_t kInt32 = int64_t{1} << 31;
-  if (y.c.b_zero_point || b.k == 0 || 255 * 255 * b.k + y.c.max_abs_bias >= kInt32) {
+  if (y.c.b_zero_point || b.k == 0 || !fits_int32(b.k, y.c.max_abs_bias)) {
     note_kernel(*b.table, "gemm_u8s8s32", "all taps gathered", pixels, b.n, b.k, threads);
     return conv_gathered(w, g, x, y, col_start, threads);
   }

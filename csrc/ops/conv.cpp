@@ -20,10 +20,6 @@ namespace {
 
 // Values that one task moves from one layout to the other.
 constexpr int64_t kLayoutValues = 1 << 15;
-// Groups of fewer channels are taken side by side, as many as share a cache line of a pixel.
-constexpr int64_t kLine = 64;
-// Their windows stay in L2.
-constexpr int64_t kWindowsBytes = 192 << 10;
 
 int64_t reach(int64_t kernel, int64_t dilation) { return (kernel - 1) * dilation + 1; }
 
@@ -191,8 +187,7 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const void
   auto form = std::make_unique<Form>();
   form->table = &table;
   // The depthwise driver sums in int32; beyond, groups take the long way of the dense one.
-  constexpr int64_t kInt32 = int64_t{1} << 31;
-  if (is_depthwise() && 255 * 255 * s.kernel_h * s.kernel_w + c.max_abs_bias < kInt32) {
+  if (is_depthwise() && fits_int32(s.kernel_h * s.kernel_w, c.max_abs_bias)) {
     Piece piece{};
     piece.groups = s.groups;
     piece.depthwise = std::make_unique<DepthwiseWeights>(
@@ -415,22 +410,14 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
                        s.kernel_h * s.kernel_w * (is_float() ? 4 : 1) /
                        (s.transposed ? s.stride_h * s.stride_w : 1);
   const ConvGeometry whole = geometry(form.pieces[0]);
-  ChannelWindows windows{};
-  windows.channels = whole.in_c;
-  windows.columns = (whole.out_w - 1) * whole.stride_w + reach(whole.kernel_w, whole.dilation_w);
-  windows.first_column = -whole.pad_left;
-  const int64_t rest = reach(whole.kernel_h, whole.dilation_h) - whole.stride_h;
-  int64_t together = 1, window_rows = 0;
-  // An axis of a transposed one may have no tap: its windows would be empty.
-  if (pieces > 1 && whole.in_c > 0 && form.pieces[0].groups * pieces == s.groups && !s.transposed &&
-      !is_float() && form.table->info->a_bytes == 1) {
-    together = std::min(kLine / whole.in_c, pieces);
-    const int64_t row_bytes = std::max<int64_t>(1, together) * windows.row_bytes();
-    window_rows = (kWindowsBytes / row_bytes - rest) / whole.stride_h;
-  }
-  if (together > 1 && window_rows > 0) {
-    const int64_t bundles = ceil_div(pieces, together);
-    int64_t chunks = ceil_div(whole.out_h, window_rows);
+  // The axes of a transposed one have phases, each with taps of its own.
+  WindowPlan plan{};
+  if (form.pieces[0].groups * pieces == s.groups && !s.transposed && !is_float() &&
+      form.table->info->a_bytes == 1)
+    plan = plan_channel_windows(whole, pieces);
+  if (plan.together > 1 && plan.rows > 0) {
+    const int64_t bundles = ceil_div(pieces, plan.together);
+    int64_t chunks = ceil_div(whole.out_h, plan.rows);
     const int used = threads_worth(*form.table, macs, threads);
     if (used > 1 && shape.batch * chunks * bundles < int64_t{2} * used)
       chunks = std::min(whole.out_h, ceil_div(int64_t{2} * used, shape.batch * bundles));
@@ -438,13 +425,11 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
                 shape.batch * whole.out_h * whole.out_w, s.out_c,
                 s.in_c / s.groups * s.kernel_h * s.kernel_w, used);
     parallel_for(static_cast<int>(shape.batch * chunks * bundles), used, [&](int task) {
-      const int64_t first = task % bundles * together, chunk = task / bundles % chunks;
+      const int64_t first = task % bundles * plan.together, chunk = task / bundles % chunks;
       const int64_t from = whole.out_h * chunk / chunks, to = whole.out_h * (chunk + 1) / chunks;
       const int64_t at = task / bundles / chunks;
-      ChannelWindows w = windows;
-      w.blocks = std::min(together, pieces - first);
-      w.first_row = from * whole.stride_h - whole.pad_top;
-      w.rows = (to - from) * whole.stride_h + rest;
+      const ChannelWindows w =
+          channel_windows(whole, from, to, std::min(plan.together, pieces - first));
       auto* memory =
           static_cast<uint8_t*>(scratch(ScratchSlot::kChannels, static_cast<size_t>(w.bytes())));
       fill_channel_windows(
