@@ -199,8 +199,9 @@ Shape result_shape(const Conv& conv, const Shape& x) {
                 "), got ", shape_text(x));
   const Conv::Shape shape = shape_of(conv, x);
   if (shape.channels != conv.spec().in_c)
-    raise_value("w has in_channels=", conv.spec().in_c, ", x has ", shape.channels, " channels (",
-                conv.spec().channels_last ? "NHWC" : "NCHW", "); they must be equal");
+    raise_value("w has in_channels=", conv.spec().in_c, ", x has ", shape.channels,
+                " channels (its ", conv.spec().channels_last ? "last" : "second",
+                " axis); they must be equal");
   const Conv::Shape y = conv.output_shape(shape);
   int64_t values = 8;
   for (int64_t size : {y.batch, y.channels, y.height, y.width}) {

@@ -89,7 +89,7 @@ PyObject* translate_exceptions(const Body& body) noexcept {
   } catch (const pybind11::builtin_exception& e) {
     e.set_error();
   } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
+    PyErr_SetString(PyExc_MemoryError, "not enough memory for the working space of this call");
   } catch (const std::overflow_error& e) {
     PyErr_SetString(PyExc_OverflowError, e.what());
   } catch (const std::invalid_argument& e) {

@@ -592,6 +592,23 @@ def test_sizes_that_overflow_are_named(name):
         function(x, w, x_qparams=X, **change)
 
 
+def test_errors_of_signals_speak_of_signals():
+    x, w = np.zeros((1, 2, 9), np.uint8), oc.quantize(np.ones((4, 2, 3), np.float32), axis=0)
+    with pytest.raises(ValueError, match=r"x has 3 channels \(its second axis\)"):
+        oc.conv1d(np.zeros((1, 3, 9), np.uint8), w, x_qparams=X)
+    with pytest.raises(ValueError, match=r"x has 3 channels \(its last axis\)"):
+        oc.conv1d(np.zeros((1, 9, 3), np.uint8), w, x_qparams=X, layout="NWC")
+    for layout, shape, expected in [("NCW", (1, 4, 9), "1, 4, 7"), ("NWC", (1, 7, 5), "1, 7, 4")]:
+        given = x if layout == "NCW" else x.transpose(0, 2, 1)
+        out = np.zeros(shape, np.float32)
+        with pytest.raises(ValueError, match=rf"out has shape .*, expected \({expected}\)"):
+            oc.conv1d(given, w, x_qparams=X, layout=layout, out=out)
+        residual = oc.QTensor(np.zeros(shape, np.uint8), 0.1)
+        with pytest.raises(ValueError, match=rf"residual has shape .*, expected \({expected}\)"):
+            oc.conv1d(given, w, x_qparams=X, out_qparams=X, layout=layout, residual=residual,
+                      sum_qparams=X)  # fmt: skip
+
+
 def test_a_transposed_stride_beyond_all_use_is_named():
     function, x, w = CALLS["conv_transpose2d"]
     with pytest.raises(

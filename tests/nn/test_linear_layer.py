@@ -204,6 +204,34 @@ def test_results_keep_the_parameters_they_were_given(rng):
         assert not y.data.flags.writeable
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("options", [{}, {"x_qparams": P}, {"x_qparams": P, "out_qparams": OUT}])
+def test_a_bad_out_is_refused_before_any_work(rng, precision, options):
+    w, b = weights(rng)
+    layer = oc.Linear.from_float(w, b, precision=precision, **options)
+    x = rng.standard_normal((2, 50)).astype(np.float32)
+    y = layer(x)
+    y = y.codes() if isinstance(y, oc.QTensor) else y
+    fixed = np.zeros_like(y)
+    fixed.flags.writeable = False
+    memory = x.copy()
+    overlapping = memory.view(y.dtype).reshape(-1)[: y.size].reshape(y.shape)
+    oc.matmul(np.ones((1, 1), np.int8), np.ones((1, 1), np.int8))
+    before = oc.runtime.last_kernel()
+    for given, out, error, message in (
+        (x, y.tolist(), TypeError, r"out (is|must be)"),
+        (x, np.zeros(y.shape, np.float64), TypeError, "out (is|has dtype) float64"),
+        (x, np.zeros((3, 9), y.dtype), ValueError, "out has shape"),
+        (x, fixed, ValueError, "out is read-only"),
+        (memory, overlapping, ValueError, r"out (overlaps|shares memory with) an input"),
+    ):
+        with pytest.raises(error, match=message):
+            layer(given, out=out)
+    assert oc.runtime.last_kernel() == before
+    assert not fixed.any()
+    assert np.array_equal(memory, x)
+
+
 def test_parameters_of_the_input_may_be_the_same_or_equal(rng):
     w, _ = weights(rng)
     layer = oc.Linear.from_float(w, x_qparams=P)

@@ -380,8 +380,10 @@ class PreparedConv:
         """Run on float32 `x` or on the codes that the operator was prepared for."""
         if self.window.dims == 1:
             x = self._as_images(x, "x")
-            out = None if out is None else self._as_images(out, "out")
-            residual = None if residual is None else self._as_images(residual, "residual")
+            if out is not None or residual is not None:
+                shape = self._op.output_shape(x.shape)
+                out = self._as_images(out, "out", shape)
+                residual = self._as_images(residual, "residual", shape)
         q = self._codes_of
         if self._is_float and out is not None:  # before the steps that come first here
             check_out(out, self._op.output_shape(x.shape), "float32" if q is None else q.dtype, x)
@@ -400,7 +402,10 @@ class PreparedConv:
             return y
         return y[:, :, 0, :] if self.window.layout == "NCW" else y[:, 0, :, :]
 
-    def _as_images(self, x: Any, name: str) -> NDArray[Any]:
+    def _as_images(self, x: Any, name: str, expected: tuple[int, ...] | None = None) -> Any:
+        """Return signals as images one high, `expected` their shape; None is left alone."""
+        if x is None:
+            return None
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{name} is {type(x).__name__}, expected numpy.ndarray")
         if x.ndim != 3:
@@ -410,7 +415,11 @@ class PreparedConv:
                 else ("batch, width, channels")
             )
             raise ValueError(f"{name} has {x.ndim} dimensions, expected 3: ({order})")
-        images: NDArray[Any] = x[:, :, None] if self.window.layout == "NCW" else x[:, None]
+        images = x[:, :, None] if self.window.layout == "NCW" else x[:, None]
+        if expected is not None and images.shape != expected:
+            height = 2 if self.window.layout == "NCW" else 1
+            signals = (*expected[:height], *expected[height + 1 :])
+            raise ValueError(f"{name} has shape {x.shape}, expected {signals}")
         return images
 
     def __call__(
@@ -427,7 +436,7 @@ class PreparedConv:
                 if r.sum_qparams is None
                 else "residual is None, expected the tensor that the operator was prepared for"
             )
-        codes = None if residual is None else activations(residual, r.residual_qparams)
+        codes = None if residual is None else activations(residual, r.residual_qparams, "residual")
         if codes is not None and codes.dtype == FLOAT32:
             raise TypeError("residual is float32, expected a QTensor, or codes")
         y = self.run(activations(x, r.x_qparams), out, codes)

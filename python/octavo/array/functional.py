@@ -318,7 +318,7 @@ def linear(
     return y if out is not None or out_qparams is None else wrap_result(y, out_qparams)
 
 
-def activations(x: QTensor | ArrayLike, x_qparams: QParams | None) -> NDArray[Any]:
+def activations(x: QTensor | ArrayLike, x_qparams: QParams | None, name: str = "x") -> NDArray[Any]:
     """Return `x` as an operator takes it: float32, or 8-bit codes that `x_qparams` describes."""
     # What comes most goes first: a small product takes no longer than all that follows.
     if type(x) is np.ndarray:
@@ -331,15 +331,17 @@ def activations(x: QTensor | ArrayLike, x_qparams: QParams | None) -> NDArray[An
             return x.dequantize()
         if x_qparams is None or x.qparams != x_qparams:
             raise ValueError(
-                f"x has {x.qparams}, expected x_qparams={x_qparams}; "
-                "dequantize x, or prepare the operator for its parameters"
+                f"{name} has {x.qparams}, expected {name}_qparams={x_qparams}; "
+                f"dequantize {name}, or prepare the operator for its parameters"
             )
         return x.codes()
-    array = as_array(x, "x")
+    array = as_array(x, name)
     if array.dtype not in EIGHT_BITS:
-        return as_float32(array, "x", ", or int8 or uint8 codes")
+        return as_float32(array, name, ", or int8 or uint8 codes")
     if x_qparams is None:
-        raise ValueError(f"x is {array.dtype} without x_qparams; expected how to read it")
+        raise ValueError(f"{name} is {array.dtype} without {name}_qparams; expected how to read it")
     if array.dtype != x_qparams._codes:
-        raise TypeError(f"x is {array.dtype}, x_qparams has {x_qparams.dtype}; expected the same")
+        raise TypeError(
+            f"{name} is {array.dtype}, {name}_qparams has {x_qparams.dtype}; expected the same"
+        )
     return array

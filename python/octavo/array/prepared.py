@@ -225,7 +225,7 @@ class GroupedLinear:
         self.unpack = op.unpack
         plain = x_qparams is None and out_qparams is None
         self.run: Callable[..., NDArray[Any]] = (
-            op if plain else partial(run_between, op, x_qparams, out_qparams)
+            op if plain else partial(run_between, op, w.shape[0], x_qparams, out_qparams)
         )
 
 
@@ -250,28 +250,29 @@ class FloatLinear:
         self.unpack = op.unpack
         plain = x_qparams is None and out_qparams is None
         self.run: Callable[..., NDArray[Any]] = (
-            op if plain else partial(run_between, op, x_qparams, out_qparams)
+            op if plain else partial(run_between, op, w.shape[0], x_qparams, out_qparams)
         )
 
 
 def run_between(
     op: Callable[..., NDArray[Any]],
+    out_features: int,
     x_qparams: QParams | None,
     out_qparams: QParams | None,
     x: NDArray[Any],
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Run a float32 operator on codes, or for codes."""
+    if out is not None:  # before the steps that come first here
+        dtype = "float32" if out_qparams is None else out_qparams.dtype
+        check_out(out, (*x.shape[:-1], out_features), dtype, x)
     if x.dtype != FLOAT32:
         assert x_qparams is not None  # else codes would not have come this far
         x = _core.dequantize(x, x_qparams.scale, x_qparams.zero_point, None)
     if out_qparams is None:
         return op(x, out)
-    y = op(x)
-    if out is not None:
-        check_out(out, y.shape, out_qparams.dtype, x)
     codes: NDArray[Any] = _core.quantize(
-        y, out_qparams.scale, out_qparams.zero_point, out_qparams.dtype, None, out
+        op(x), out_qparams.scale, out_qparams.zero_point, out_qparams.dtype, None, out
     )
     return codes
 
