@@ -71,28 +71,22 @@ def packed_bytes(p: Product) -> int:
 def convolution(p: ConvOperands, threads: int | None = None) -> Entrant:
     """The prepared operator; with threads, limited to so many of them."""
     s = p.shape
-    operator = _core.ConvOp(
-        p.w,
-        p.w_scale,
-        np.zeros(1, np.int32),
-        bias=p.bias,
+    made = oc.ConvTranspose2d if s.transposed else oc.Conv2d
+    operator = made.from_quantized(
+        oc.QTensor(p.w, p.w_scale, axis=1 if s.transposed else 0),
+        p.bias,
         stride=s.stride,
         padding=s.padding * 2,
         dilation=s.dilation,
         groups=s.groups,
-        transposed=s.transposed,
         layout="NHWC",
-        x_scale=X_SCALE,
-        x_zero_point=p.x_zero_point,
-        x_dtype="uint8",
-        out_dtype="uint8",
-        out_scale=p.y_scale,
-        out_zero_point=Y_ZERO_POINT,
+        x_qparams=oc.QParams(X_SCALE, p.x_zero_point),
+        out_qparams=oc.QParams(p.y_scale, Y_ZERO_POINT),
     )
     x, out = p.x, np.empty((1, *s.out, s.o), np.uint8)
 
     def call() -> Array:
-        return operator(x, out)
+        return operator(x, out=out)
 
     limit = nullcontext if threads is None else lambda: oc.threads(threads)
     return Entrant(name("u8", threads), "u8", "octavo", call, call, limit)
