@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/depthwise.h"
+#include "kernels/depthwise_f32.h"
 #include "kernels/eltwise.h"
 #include "kernels/float_rows.h"
 #include "kernels/gemm.h"

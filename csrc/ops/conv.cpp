@@ -186,8 +186,16 @@ std::unique_ptr<Conv::Form> Conv::make_form(const KernelTable& table, const void
           : std::clamp<int64_t>(table.info->nv / std::max<int64_t>(group_out, 1), 1, s.groups);
   auto form = std::make_unique<Form>();
   form->table = &table;
+  if (is_depthwise() && is_float() && group_out == 1) {
+    Piece piece{};
+    piece.groups = s.groups;
+    piece.depthwise_floats = std::make_unique<DepthwiseFloats>(
+        table, w, s.weights == ConvSpec::Weights::kF16, s.out_c, s.kernel_h, s.kernel_w);
+    form->pieces.push_back(std::move(piece));
+    return form;
+  }
   // The depthwise driver sums in int32; beyond, groups take the long way of the dense one.
-  if (is_depthwise() && fits_int32(s.kernel_h * s.kernel_w, c.max_abs_bias)) {
+  if (is_depthwise() && !is_float() && fits_int32(s.kernel_h * s.kernel_w, c.max_abs_bias)) {
     Piece piece{};
     piece.groups = s.groups;
     piece.depthwise = std::make_unique<DepthwiseWeights>(
@@ -240,6 +248,8 @@ void Conv::plain(void* w) const {
   for (const Piece& piece : forms_.any()->pieces) {
     if (piece.depthwise)
       piece.depthwise->unpack(static_cast<uint8_t*>(w));
+    else if (piece.depthwise_floats)
+      piece.depthwise_floats->unpack(w);
     else if (piece.floats)
       piece.floats->unpack(piece_values(piece, w), piece.groups);
     else
@@ -259,9 +269,10 @@ const char* Conv::isa() const { return forms_.any()->table->info->name; }
 size_t Conv::nbytes() const {
   size_t bytes = epilogue_.nbytes() + (has_table() ? table_.size() : 0);
   for (const Piece& piece : forms_.any()->pieces)
-    bytes += (piece.depthwise ? piece.depthwise->nbytes()
-              : piece.floats  ? piece.floats->nbytes()
-                              : piece.weights->nbytes()) +
+    bytes += (piece.depthwise          ? piece.depthwise->nbytes()
+              : piece.depthwise_floats ? piece.depthwise_floats->nbytes()
+              : piece.floats           ? piece.floats->nbytes()
+                                       : piece.weights->nbytes()) +
              piece.start.size() * sizeof(int32_t);
   return bytes;
 }
@@ -394,6 +405,8 @@ bool Conv::run_images(const Form& form, const ConvX& input, const Shape& shape, 
     };
     if (fuses) y.finish = &finish;
     if (piece.depthwise) return depthwise(*piece.depthwise, g, x, y, inner_threads);
+    if (piece.depthwise_floats)
+      return depthwise_f32(*piece.depthwise_floats, g, x, y, inner_threads);
     if (piece.floats) return conv_f32(*piece.floats, g, x, y, inner_threads);
     const int32_t* start = piece.start.empty() ? nullptr : piece.start.data();
     if (!conv(*piece.weights, g, x, y, start, inner_threads))

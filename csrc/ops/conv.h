@@ -13,6 +13,7 @@
 
 #include "drivers/conv.h"
 #include "drivers/depthwise.h"
+#include "drivers/depthwise_f32.h"
 #include "ops/epilogue.h"
 
 namespace octavo {
@@ -102,7 +103,8 @@ class Conv {
     int64_t first_in, first_out, groups;
     std::unique_ptr<ConvWeights> weights;         // or
     std::unique_ptr<ConvFloatWeights> floats;     // or
-    std::unique_ptr<DepthwiseWeights> depthwise;  // for all groups
+    std::unique_ptr<DepthwiseWeights> depthwise;  // for all groups, or
+    std::unique_ptr<DepthwiseFloats> depthwise_floats;
     std::vector<int32_t> start;                   // where accumulators start; empty if dynamic
   };
   struct Form {
@@ -111,7 +113,7 @@ class Conv {
   };
 
   bool is_depthwise() const {
-    return !is_float() && !spec_.transposed && spec_.groups > 1 && spec_.groups == spec_.in_c;
+    return !spec_.transposed && spec_.groups > 1 && spec_.groups == spec_.in_c;
   }
   static std::vector<Axis> axes(const ConvSpec& spec, bool vertical);
   std::unique_ptr<Form> make_form(const KernelTable& table, const void* w, int threads) const;

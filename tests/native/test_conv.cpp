@@ -9,6 +9,7 @@
 #include "check.h"
 #include "conv_case.h"
 #include "drivers/conv.h"
+#include "drivers/depthwise_f32.h"
 #include "ops/conv.h"
 #include "reference/quantize.h"
 
@@ -376,6 +377,7 @@ class FloatTest {
     OCTAVO_CHECK(strided.come_back(w.bytes.data(),
                                    [&](const KernelValues& v) { weights.unpack(v, c.groups); }),
                  "unpack() gives other weights than were packed");
+    const bool is_depthwise = c.groups == c.c && c.c == c.n;
 
     ConvY y{};
     y.c.type = GemmC::Type::kF32;
@@ -404,8 +406,6 @@ class FloatTest {
       }
     }
 
-    bias.resize(static_cast<size_t>(weights.packed().padded_n), 77.0f);
-    if (c.bias) y.c.bias_f32 = bias_memory_.copy(bias.data(), bias.size(), Side::kEnd);
     ConvX x{};
     x.data = reinterpret_cast<const uint8_t*>(
         x_memory_.copy(x_values.data(), x_values.size(), c.sides & 1 ? Side::kBegin : Side::kEnd));
@@ -413,6 +413,25 @@ class FloatTest {
     x.image_stride = xl.image * kBytes;
     x.row_stride = xl.row * kBytes;
     x.pixel_stride = xl.pixel * kBytes;
+    if (is_depthwise) {
+      if (c.bias) y.c.bias_f32 = bias_memory_.copy(bias.data(), bias.size(), Side::kEnd);
+      const DepthwiseFloats depthwise(table,
+                                      w_memory_.copy(w.bytes.data(), w.bytes.size(), Side::kEnd),
+                                      c.half != 0, c.c, c.kh, c.kw);
+      std::vector<uint8_t> back(w.bytes.size());
+      depthwise.unpack(back.data());
+      OCTAVO_CHECK(back == w.bytes, "unpack() gives other depthwise weights than were packed");
+      runs_.check(
+          c, x, y, expected, true,
+          [&](const ConvGeometry& g, const ConvX& part_x, const ConvY& part_y, int threads) {
+            depthwise_f32(depthwise, g, part_x, part_y, threads);
+            return true;
+          });
+      // Together, groups are a matrix with zeros between them: 0 times infinity is NaN.
+      if (c.values == 2) return;
+    }
+    bias.resize(static_cast<size_t>(weights.packed().padded_n), 77.0f);
+    if (c.bias) y.c.bias_f32 = bias_memory_.copy(bias.data(), bias.size(), Side::kEnd);
     runs_.check(c, x, y, expected, true,
                 [&](const ConvGeometry& g, const ConvX& part_x, const ConvY& part_y, int threads) {
                   conv_f32(weights, g, part_x, part_y, threads);
@@ -434,7 +453,7 @@ void test_float_driver(const KernelTable& table) {
     c.half = random.below(2);
     c.bias = random.below(2);
     c.clip = random.below(3);
-    c.values = random.below(c.groups > 1 ? 2 : 3);
+    c.values = random.below(c.groups > 1 && c.groups < c.c ? 2 : 3);
     c.w_order = random.below(3);
     set_random_memory(c, random);
     test.check(table, c);
@@ -451,6 +470,15 @@ void test_float_driver(const KernelTable& table) {
     check(c);
   }
   check_traps<FloatCase>(check, random, true);
+  for (int i = 0; i < (small ? 40 : 400); ++i) {  // depthwise
+    FloatCase c;
+    const int64_t channels = random.chance(3) ? random.pick(kChannels) : random.between(2, 150);
+    set_plain_geometry(c, random.between(1, 12), random.between(1, 24), channels, channels, 1, 1);
+    c.groups = channels;
+    c.batch = random.chance(4) ? random.between(2, 4) : 1;
+    set_random_kernel(c, random);
+    check(c);
+  }
   // Weights that are taken a few kernel rows at a time.
   for (int repeat = 0; repeat < (small ? 0 : 4); ++repeat) {
     FloatCase c;
