@@ -16,10 +16,12 @@ from octavo.array import (
     quantize,
 )
 from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
-from octavo.nn import Conv1d, Conv2d, ConvTranspose2d, Linear
+from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Linear
 from octavo.runtime import set_num_threads, show_config, threads
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",

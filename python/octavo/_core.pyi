@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'rms_norm', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'rms_norm', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -150,6 +150,16 @@ class ConvOp:
         ...
     @property
     def out_channels(self) -> int:
+        ...
+class RecurrentOp:
+    """
+    A prepared LSTM or GRU of linear operators. directions: (is_reverse, input, [state...], peepholes or None, [(activation, alpha, beta)...]) of each.
+    """
+    def __call__(self, x: typing.Any, initial_h: typing.Any = None, initial_c: typing.Any = None, sequence_lens: typing.Any = None, out: typing.Any = None) -> tuple[numpy.ndarray, ...]:
+        """
+        (y, y_h) of a GRU, (y, y_h, y_c) of an LSTM; out is None, or a tuple of as many.
+        """
+    def __init__(self, *, is_lstm: bool, hidden: typing.SupportsInt | typing.SupportsIndex, directions: typing.Any, clip: typing.Any = None, couples_forget: bool = False, batch_first: bool = False) -> None:
         ...
 def activation_table(name: str, x_scale: typing.Any, x_zero_point: typing.Any, x_dtype: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, alpha: typing.Any = None, beta: typing.Any = None) -> numpy.ndarray:
     """

@@ -15,6 +15,7 @@ from octavo.nn.floats import (
     tanh,
 )
 from octavo.nn.linear import Linear
+from octavo.nn.recurrent import GRU, LSTM
 from octavo.nn.tensor import (
     activate,
     add,
@@ -32,6 +33,8 @@ from octavo.nn.tensor import (
 )
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",

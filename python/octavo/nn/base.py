@@ -39,8 +39,8 @@ class Operator(ABC):
             )
 
     @abstractmethod
-    def _prepared(self, w: Weights, bias: NDArray[Any] | None) -> Any:
-        """Return the operator prepared of these parts and the settings."""
+    def _prepared(self, *parts: Any, **more: Any) -> Any:
+        """Return the operator prepared of its parts in their plain form, and of the settings."""
 
     @property
     def _operator(self) -> Any:
@@ -56,7 +56,7 @@ class Operator(ABC):
         size: int = self._operator.nbytes
         return size
 
-    def unpack(self) -> Parts:
+    def unpack(self) -> tuple[Any, ...]:
         """Return the weights in their plain form, bit for bit as they are used, and the bias."""
         parts: Parts = self._operator.parts()
         return parts
@@ -76,13 +76,17 @@ class Operator(ABC):
         return restore, (type(self), self.unpack(), *self._settings())
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        w, bias = self.unpack()
         return (
             f"octavo.{type(self).__name__}",
-            digest(w) if isinstance(w, np.ndarray) else w.__dask_tokenize__(),
-            None if bias is None else (bias.dtype.name, digest(bias)),
+            *map(_token, self.unpack()),
             *map(repr, self._settings()),
         )
+
+
+def _token(part: Any) -> object:
+    if isinstance(part, np.ndarray):
+        return part.dtype.name, digest(part)
+    return None if part is None else part.__dask_tokenize__()
 
 
 Made = TypeVar("Made", bound=Operator)
