@@ -15,5 +15,6 @@ void register_conv(pybind11::module_& m);
 void register_recurrent(pybind11::module_& m);
 void register_rows(pybind11::module_& m);
 void register_tensor(pybind11::module_& m);
+void register_attention(pybind11::module_& m);
 
 }  // namespace octavo

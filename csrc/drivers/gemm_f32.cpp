@@ -104,17 +104,39 @@ class Gemm {
 
 }  // namespace
 
-PackedFloats::PackedFloats(const KernelTable& kernels, const FloatMatrix& b)
+PackedFloats::PackedFloats(const KernelTable& kernels, int64_t rows, int64_t cols, bool half,
+                           void* panels)
     : table(&kernels),
-      k(b.rows),
-      n(b.cols),
-      padded_n(round_up(b.cols, kernels.info->nv)),
-      is_half(b.is_half),
-      panel_stride(b.rows * kernels.info->nr),
-      panels_(static_cast<size_t>(b.rows * padded_n * (b.is_half ? 2 : 4))) {
+      k(rows),
+      n(cols),
+      padded_n(round_up(cols, kernels.info->nv)),
+      is_half(half),
+      panel_stride(rows * kernels.info->nr),
+      panels_(static_cast<char*>(panels)) {}
+
+PackedFloats::PackedFloats(const KernelTable& kernels, const FloatMatrix& b)
+    : PackedFloats(kernels, b.rows, b.cols, b.is_half, nullptr) {
+  owned_ = AlignedBuffer(nbytes());
+  panels_ = static_cast<char*>(owned_.data());
+  fill(b);
+}
+
+int64_t PackedFloats::bytes_of(const KernelTable& kernels, int64_t k, int64_t n, bool is_half) {
+  return round_up(k * round_up(n, kernels.info->nv) * (is_half ? 2 : 4), 64);
+}
+
+PackedFloats PackedFloats::corner(int64_t rows, int64_t cols) const {
+  PackedFloats part(*table, rows, cols, is_half, panels_);
+  part.panel_stride = panel_stride;
+  return part;
+}
+
+size_t PackedFloats::nbytes() const { return static_cast<size_t>(bytes_of(*table, k, n, is_half)); }
+
+void PackedFloats::fill(const FloatMatrix& b) {
   for (int64_t p = 0; p < panel_count(); ++p) {
     const int64_t first = p * table->info->nr;
-    char* panel = static_cast<char*>(panels_.data()) + p * panel_stride * (is_half ? 2 : 4);
+    char* panel = panels_ + p * panel_stride * (is_half ? 2 : 4);
     if (is_half)
       pack_values(b, first, panel_width(p), reinterpret_cast<uint16_t*>(panel));
     else
@@ -129,8 +151,7 @@ int64_t PackedFloats::panel_width(int64_t panel) const {
 }
 
 const char* PackedFloats::panel(int64_t panel, int64_t from) const {
-  return static_cast<const char*>(panels_.data()) +
-         (panel * panel_stride + from * panel_width(panel)) * (is_half ? 2 : 4);
+  return panels_ + (panel * panel_stride + from * panel_width(panel)) * (is_half ? 2 : 4);
 }
 
 void PackedFloats::unpack(void* b, int64_t row_stride, int64_t col_stride) const {

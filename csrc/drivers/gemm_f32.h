@@ -27,8 +27,14 @@ struct FloatMatrix {
 class PackedFloats {
  public:
   PackedFloats(const KernelTable& table, const FloatMatrix& b);
+  // In the caller's memory, of as many bytes as bytes_of() says: packed there before, or by fill().
+  PackedFloats(const KernelTable& table, int64_t k, int64_t n, bool is_half, void* panels);
+  static int64_t bytes_of(const KernelTable& table, int64_t k, int64_t n, bool is_half);
+  void fill(const FloatMatrix& b);
+  // Rows [0, rows) of columns [0, cols), which are whole panels or all there are: our memory.
+  PackedFloats corner(int64_t rows, int64_t cols) const;
   void unpack(void* b, int64_t row_stride, int64_t col_stride) const;
-  size_t nbytes() const { return panels_.size(); }
+  size_t nbytes() const;
 
   const KernelTable* table;
   int64_t k, n, padded_n;
@@ -40,7 +46,8 @@ class PackedFloats {
   const char* panel(int64_t panel, int64_t from) const;
 
  private:
-  AlignedBuffer panels_;
+  AlignedBuffer owned_;
+  char* panels_;
 };
 
 struct FloatGemm {

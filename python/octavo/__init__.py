@@ -16,7 +16,7 @@ from octavo.array import (
     quantize,
 )
 from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
-from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Linear
+from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Linear, attention
 from octavo.runtime import set_num_threads, show_config, threads
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "QTensor",
     "UnsupportedOpError",
     "__version__",
+    "attention",
     "conv1d",
     "conv2d",
     "conv_transpose2d",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'requantize', 'resize', 'rms_norm', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -172,6 +172,10 @@ def add(a: typing.Any, b: typing.Any, a_scale: typing.Any, a_zero_point: typing.
 def argmax(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex, out: typing.Any = None) -> numpy.ndarray:
     """
     int64 index of the first of the greatest codes along `axis`.
+    """
+def attention(q: typing.Any, k: typing.Any, v: typing.Any, mask: typing.Any, integers: bool, past: typing.Any, scale: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any = None) -> numpy.ndarray:
+    """
+    softmax(scale * q k^T + mask) v. An operand is a float32 array, or codes with a scale and a zero point that have its axes, each of its length or of 1, and whether each row has its scale; mask: float32, added, or uint8, hiding where it is 0; past: None, or row i sees keys [0, past + i].
     """
 def available_isas() -> list[str]:
     """
@@ -346,6 +350,10 @@ def quantize(x: typing.Any, scale: typing.Any, zero_point: typing.Any, dtype: st
 def quantize_rows(x: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
     """
     uint8 codes of each row by its own range, with scales and zero points.
+    """
+def quantize_symmetric_rows(x: typing.Any, codes: typing.Any, scale: typing.Any) -> None:
+    """
+    Rows of float32 to int8 codes with a scale each, by the greatest magnitude.
     """
 def requantize(acc: typing.Any, multiplier: typing.Any, zero_point: typing.SupportsInt | typing.SupportsIndex = 0, *, bias: typing.Any = None, clip: typing.Any = None, dtype: typing.Any = 'uint8', axis: typing.Any = -1, out: typing.Any = None) -> numpy.ndarray:
     """

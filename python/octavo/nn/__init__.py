@@ -1,5 +1,6 @@
 """Operators that hold their weights, packed for this CPU, and those between them: 8-bit and float."""
 
+from octavo.nn.attention import KVCache, attention
 from octavo.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from octavo.nn.floats import (
     erf,
@@ -38,10 +39,12 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
+    "KVCache",
     "Linear",
     "activate",
     "add",
     "argmax",
+    "attention",
     "average_pool2d",
     "channel_shuffle",
     "concat",
