@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "bindings/epilogue_arguments.h"
@@ -44,14 +45,41 @@ std::unique_ptr<Linear> make_linear(const py::object& w, const py::object& w_sca
   return Linear::prepare(spec, *context.table, context.threads);
 }
 
-PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_object) {
+// A parameter of each row of x.
+py::array row_parameter(PyObject* object, const char* name, Type type, const ArrayView& x) {
+  const ArrayView view = view_of(object, name);
+  if (type_of(view) != type)
+    raise_type(name, " must be ", type_name(type), ", got ", dtype_name(view));
+  if (view.ndim != x.ndim - 1 || !std::equal(view.shape, view.shape + view.ndim, x.shape))
+    raise_value(name, " has shape ", shape_text(view.shape, view.ndim), ", expected ",
+                shape_text(x.shape, x.ndim - 1));
+  return contiguous(view, type);
+}
+
+// scale_object, zero_point_object: null, or one of each for each row of codes.
+PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_object,
+                      PyObject* scale_object, PyObject* zero_point_object) {
   const ArrayView x = view_of(x_object, "x");
   const Shape shape = linear_shape(linear, x);
   const Type type = type_of(x);
   LinearInput input{};
   input.is_float = type == Type::kFloat32;
+  py::array row_scale = no_array(), row_zero_point = no_array();
+  if (scale_object) {
+    if (!linear.is_dynamic() || type != Type::kUInt8)
+      raise_type(
+          "x with a scale for each row must be uint8, of an operator that has no scale of x");
+    row_scale = row_parameter(scale_object, "x_scale", Type::kFloat32, x);
+    row_zero_point = row_parameter(zero_point_object, "x_zero_point", Type::kInt32, x);
+    input.row_scale = static_cast<const float*>(row_scale.data());
+    input.row_zero_point = static_cast<const int32_t*>(row_zero_point.data());
+    for (int64_t i = 0; i < row_zero_point.size(); ++i) {
+      if (input.row_zero_point[i] < 0 || input.row_zero_point[i] > 255)
+        raise_value("x_zero_point must be in [0, 255], got ", input.row_zero_point[i]);
+    }
+  }
   const Type codes = linear.x_is_signed() ? Type::kInt8 : Type::kUInt8;
-  if (!input.is_float && (linear.is_dynamic() || type != codes))
+  if (!input.is_float && !input.row_scale && (linear.is_dynamic() || type != codes))
     raise_type("x must be float32", linear.is_dynamic() ? "" : " or ",
                linear.is_dynamic() ? "" : type_name(codes), ", got ", dtype_name(x));
 
@@ -80,7 +108,7 @@ PyObject* linear_tp_call(PyObject* self, PyObject* args, PyObject* keywords) {
   return translate_exceptions([&]() -> PyObject* {
     const auto* linear = py::handle(self).cast<const Linear*>();
     const auto values = signature.parse_call(args, keywords);
-    return call_linear(*linear, values[0], values[1]);
+    return call_linear(*linear, values[0], values[1], nullptr, nullptr);
   });
 }
 
@@ -97,6 +125,16 @@ void register_linear(py::module_& m) {
              py::arg("out_dtype") = "float32", py::arg("out_scale") = py::none(),
              py::arg("out_zero_point") = 0, py::arg("lo") = py::none(), py::arg("hi") = py::none());
   add_linear_properties(linear);
+  linear.def(
+      "run_rows",
+      [](const Linear& op, const py::object& x, const py::object& scale,
+         const py::object& zero_point, const py::object& out) {
+        return py::reinterpret_steal<py::object>(
+            call_linear(op, x.ptr(), out.ptr(), scale.ptr(), zero_point.ptr()));
+      },
+      py::arg("x"), py::arg("scale"), py::arg("zero_point"), py::arg("out") = py::none(),
+      "Rows that were quantized to uint8 as the operator would: a scale and a zero point for "
+      "each.");
   linear.def(
       "unpack",
       [](const Linear& op) {

@@ -15,6 +15,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(),
   octavo::register_grouped(m);
   octavo::register_conv(m);
   octavo::register_recurrent(m);
+  octavo::register_gather(m);
   octavo::register_rows(m);
   octavo::register_tensor(m);
   octavo::register_attention(m);

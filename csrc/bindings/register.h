@@ -13,6 +13,7 @@ void register_float(pybind11::module_& m);
 void register_grouped(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
 void register_recurrent(pybind11::module_& m);
+void register_gather(pybind11::module_& m);
 void register_rows(pybind11::module_& m);
 void register_tensor(pybind11::module_& m);
 void register_attention(pybind11::module_& m);

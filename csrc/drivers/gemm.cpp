@@ -149,7 +149,10 @@ class Gemm {
     else if (has_shared_)
       block.row_a = shared_;
     if (c_.b_zero_point) block.row_b = s.row_b + at;
-    if (a_.kind == GemmA::Kind::kQuantizeRows) block.row_scale = s.row_scale + at;
+    if (a_.kind == GemmA::Kind::kQuantizeRows)
+      block.row_scale = s.row_scale + at;
+    else if (a_.row_scale)
+      block.row_scale = a_.row_scale + first;
     return block;
   }
 
@@ -260,7 +263,7 @@ class Gemm {
       int64_t row_term = 0;
       if (c_.b_zero_point)
         row_term = int64_t{zero + zero_shift_} * b_.k - wide_row_sum(s, i, first + i);
-      const float row_scale = a_.kind == GemmA::Kind::kQuantizeRows ? s.row_scale[i] : one;
+      const float row_scale = block.row_scale ? block.row_scale[i] : one;
       for (int64_t n = 0; n < b_.n; ++n) {
         int64_t sum = sums[i * b_.padded_n + n] - a_zero * column_sums[n];
         if (c_.b_zero_point) sum += row_term * c_.b_zero_point[n];

@@ -33,6 +33,7 @@ struct GemmA {
   const int32_t* zero_point;  // kBytes, kQuantize
   int64_t zero_point_step;    // 0: one for all rows; 1: one each (kBytes only)
   float scale;                // kQuantize
+  const float* row_scale;     // kBytes; null: 1. As kQuantizeRows multiplies by its own
 };
 
 struct GemmC {

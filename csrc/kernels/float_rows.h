@@ -1,4 +1,5 @@
-// Float functions and row reductions: exp, erf, tanh and what is made of them; softmax and norms.
+// Float functions and row reductions: exp, erf, tanh and what is made of them; softmax and norms;
+// rotations of pairs.
 //
 // Three polynomials, in fused multiply-adds that plain C++ calls too, so that the bits are the same
 // everywhere (docs/floats.md has the mathematics and the errors against float64):
@@ -16,7 +17,9 @@ namespace octavo {
 
 enum class FloatFunction : int32_t { kExp, kErf, kTanh, kSigmoid, kSilu, kGelu, kGeluTanh };
 
-// Rows of n values side by side; y may be x, else they must not overlap.
+// Rows of n values side by side; y may be x, else they must not overlap. Columns (of softmax alone)
+// have their values where rows have their neighbours: side by side are values of neighbours, and
+// strides are from value to value.
 struct FloatRowsArgs {
   const float* x;
   float* y;
@@ -27,22 +30,33 @@ struct FloatRowsArgs {
   const float* mask;    // added to x
   const uint8_t* keep;  // x where it is not 0, -infinity elsewhere
   int64_t mask_stride;
+  bool mask_is_shared;  // columns: one column of the mask is for all
 
   // norms, each null (1 and 0) or n / run values: `run` values of a row side by side share one.
   const float* weight;
   const float* bias;
   int64_t run;
   float epsilon;
+  // norms: null, or rows that are added to x first; the sums go to `sum`, if it is not null, which
+  // may be the residual itself.
+  const float* residual;
+  float* sum;
+  int64_t residual_stride, sum_stride;
 };
 
 struct FloatRowsKernels {
   void (*apply)(FloatFunction function, const float* x, int64_t count, float* y);
   // exp(x - max) * (1 / their sum); a row of -infinity alone gives zeros.
   void (*softmax)(const FloatRowsArgs& args);
+  // The same bits, of columns.
+  void (*softmax_columns)(const FloatRowsArgs& args);
   // v = (x - mean) * (1 / sqrt(mean of (x - mean)^2 + epsilon)); fma(v, weight, bias)
   void (*layer_norm)(const FloatRowsArgs& args);
   // The same with 0 for the mean.
   void (*rms_norm)(const FloatRowsArgs& args);
+  // y1 = x1 cos - x2 sin, y2 = x1 sin + x2 cos, the first product rounded; y1 may be x1, y2 x2.
+  void (*rotate)(const float* x1, const float* x2, const float* cos, const float* sin, int64_t n,
+                 float* y1, float* y2);
 };
 
 }  // namespace octavo
@@ -252,6 +266,11 @@ OCTAVO_INLINE typename V::F load_some(const float* p, int64_t count) {
   return count == V::kLanes ? V::load(p) : V::load_part(p, count);
 }
 
+template <class V>
+OCTAVO_INLINE void store_some(float* p, typename V::F x, int64_t count) {
+  count == V::kLanes ? V::store(p, x) : V::store_part(p, x, count);
+}
+
 // y[k ..] = body(k, count) for a row; count is V::kLanes but perhaps in the last call.
 template <class V, class Body>
 OCTAVO_INLINE void map_row(int64_t n, float* y, const Body& body) {
@@ -357,37 +376,125 @@ OCTAVO_INLINE void masked_row(const float* x, int64_t n, const float* mask, cons
   });
 }
 
+// In three passes over a block of rows that stays in L1, so that the latency of one row's
+// reductions hides behind its neighbours.
 template <class Isa>
 void float_rows_softmax(const FloatRowsArgs& args) {
   using V = typename Chains<typename Isa::Vector>::type;
   using F = typename V::F;
+  constexpr int64_t kBlock = 32, kBlockValues = 4096;
   const int64_t n = args.n;
-  for (int64_t row = 0; row < args.rows && n > 0; ++row) {
-    const float* x = args.x + row * args.x_stride;
-    float* y = args.y + row * args.y_stride;
-    if (args.mask || args.keep) {
-      const int64_t at = row * args.mask_stride;
-      masked_row<V>(x, n, args.mask ? args.mask + at : nullptr,
-                    args.keep ? args.keep + at : nullptr, y);
-      x = y;
-    }
-    // -infinity less itself would be NaN.
-    const float most = greatest_of<V>(x, n);
-    const F shift = V::set(most > -__builtin_inff() ? most : 0.0f);
-    const float sum = sum_row<V>(n, [&](F sum, int64_t k, int64_t count) OCTAVO_INLINE_LAMBDA {
-      const F e = FloatMath<V>::bounded_exp(V::sub(load_some<V>(x + k, count), shift));
-      if (count == V::kLanes) {
-        V::store(y + k, e);
-        return V::add(sum, e);
+  if (n == 0) return;
+  int64_t step = kBlockValues / n;
+  step = step < 1 ? 1 : step > kBlock ? kBlock : step;
+  const bool masks = args.mask || args.keep;
+  const float* from = masks ? args.y : args.x;
+  const int64_t from_stride = masks ? args.y_stride : args.x_stride;
+  for (int64_t first = 0; first < args.rows; first += step) {
+    const int64_t last = args.rows - first < step ? args.rows : first + step;
+    float shift[kBlock], factor[kBlock];
+    for (int64_t row = first; row < last; ++row) {
+      if (masks) {
+        const int64_t at = row * args.mask_stride;
+        masked_row<V>(args.x + row * args.x_stride, n, args.mask ? args.mask + at : nullptr,
+                      args.keep ? args.keep + at : nullptr, args.y + row * args.y_stride);
       }
-      V::store_part(y + k, e, count);
-      return V::add(sum, V::first_lanes(e, count));
-    });
-    const F factor = V::set(sum == 0.0f ? 0.0f : 1.0f / sum);
-    map_row<V>(n, y, [&](int64_t k, int64_t count) OCTAVO_INLINE_LAMBDA {
-      return V::mul(load_some<V>(y + k, count), factor);
-    });
+      // -infinity less itself would be NaN.
+      const float most = greatest_of<V>(from + row * from_stride, n);
+      shift[row - first] = most > -__builtin_inff() ? most : 0.0f;
+    }
+    for (int64_t row = first; row < last; ++row) {
+      const float* x = from + row * from_stride;
+      float* y = args.y + row * args.y_stride;
+      const F most = V::set(shift[row - first]);
+      const float sum = sum_row<V>(n, [&](F sum, int64_t k, int64_t count) OCTAVO_INLINE_LAMBDA {
+        const F e = FloatMath<V>::bounded_exp(V::sub(load_some<V>(x + k, count), most));
+        if (count == V::kLanes) {
+          V::store(y + k, e);
+          return V::add(sum, e);
+        }
+        V::store_part(y + k, e, count);
+        return V::add(sum, V::first_lanes(e, count));
+      });
+      factor[row - first] = sum == 0.0f ? 0.0f : 1.0f / sum;
+    }
+    for (int64_t row = first; row < last; ++row) {
+      float* y = args.y + row * args.y_stride;
+      const F all = V::set(factor[row - first]);
+      map_row<V>(n, y, [&](int64_t k, int64_t count) OCTAVO_INLINE_LAMBDA {
+        return V::mul(load_some<V>(y + k, count), all);
+      });
+    }
   }
+}
+
+// At most V::kLanes columns, `first` the first. Each has the 64 lanes of its sum in memory: in one
+// lane of 64 vectors.
+template <class V>
+void softmax_columns_at(const FloatRowsArgs& args, int64_t first, int64_t count) {
+  using F = typename V::F;
+  constexpr int kLanes = V::kLanes;
+  const int64_t n = args.n;
+  const F lowest = V::set(-__builtin_inff());
+  const float* from = args.x + first;
+  int64_t from_stride = args.x_stride;
+  float* y = args.y + first;
+  if (args.mask || args.keep) {
+    const int64_t at = args.mask_is_shared ? 0 : first;
+    for (int64_t k = 0; k < n; ++k) {
+      F v = load_some<V>(from + k * from_stride, count);
+      if (args.mask) {
+        const float* mask = args.mask + at + k * args.mask_stride;
+        v = V::add(v, args.mask_is_shared ? V::set(*mask) : load_some<V>(mask, count));
+      }
+      if (args.keep) {
+        const uint8_t* keep = args.keep + at + k * args.mask_stride;
+        if (!args.mask_is_shared)
+          v = V::select_less(V::set(0.0f), load_bytes(V(), keep, count), v, lowest);
+        else if (!*keep)
+          v = lowest;
+      }
+      store_some<V>(y + k * args.y_stride, v, count);
+    }
+    from = y;
+    from_stride = args.y_stride;
+  }
+  F most = load_some<V>(from, count);
+  for (int64_t k = 1; k < n; ++k) most = V::max(most, load_some<V>(from + k * from_stride, count));
+  most = V::select_less(lowest, most, most, V::set(0.0f));
+  alignas(64) float lane[64 * kLanes];
+  for (int64_t k = 0; k < n; ++k) {
+    const F e =
+        FloatMath<V>::bounded_exp(V::sub(load_some<V>(from + k * from_stride, count), most));
+    store_some<V>(y + k * args.y_stride, e, count);
+    float* sum = lane + k % 64 * kLanes;
+    V::store(sum, k < 64 ? e : V::add(V::load(sum), e));
+  }
+  for (int width = 32; width > 0; width /= 2) {
+    for (int i = 0; i < width && i + width < n; ++i) {
+      float* sum = lane + i * kLanes;
+      V::store(sum, V::add(V::load(sum), V::load(sum + width * kLanes)));
+    }
+  }
+  const F sum = V::load(lane);
+  const F factor = V::select_less(V::set(0.0f), sum, V::div(V::set(1.0f), sum), sum);
+  for (int64_t k = 0; k < n; ++k) {
+    float* at = y + k * args.y_stride;
+    store_some<V>(at, V::mul(load_some<V>(at, count), factor), count);
+  }
+}
+
+template <class Isa>
+void float_rows_softmax_columns(const FloatRowsArgs& args) {
+  using V = typename Isa::Vector;
+  using Wide = typename Chains<V>::type;
+  if (args.n == 0) return;
+  int64_t first = 0;
+  for (; args.rows - first > V::kLanes; first += Wide::kLanes) {
+    const int64_t left = args.rows - first;
+    softmax_columns_at<Wide>(args, first, left < Wide::kLanes ? left : Wide::kLanes);
+  }
+  if (first < args.rows) softmax_columns_at<V>(args, first, args.rows - first);
 }
 
 template <class Isa, bool kCentred>
@@ -399,6 +506,14 @@ void norm_rows(const FloatRowsArgs& args) {
   for (int64_t row = 0; row < args.rows && n > 0; ++row) {
     const float* x = args.x + row * args.x_stride;
     float* y = args.y + row * args.y_stride;
+    if (args.residual) {
+      const float* residual = args.residual + row * args.residual_stride;
+      float* sum = args.sum ? args.sum + row * args.sum_stride : y;
+      map_row<V>(n, sum, [&](int64_t k, int64_t count) OCTAVO_INLINE_LAMBDA {
+        return V::add(load_some<V>(x + k, count), load_some<V>(residual + k, count));
+      });
+      x = sum;
+    }
     F mean = V::set(0.0f);
     if (kCentred) {
       const float sum = sum_row<V>(n, [&](F sum, int64_t k, int64_t count) OCTAVO_INLINE_LAMBDA {
@@ -441,9 +556,23 @@ void norm_rows(const FloatRowsArgs& args) {
 }
 
 template <class Isa>
+void float_rows_rotate(const float* x1, const float* x2, const float* cos, const float* sin,
+                       int64_t n, float* y1, float* y2) {
+  using V = typename Isa::Vector;
+  using F = typename V::F;
+  for (int64_t k = 0; k < n; k += V::kLanes) {
+    const int64_t count = n - k < V::kLanes ? n - k : V::kLanes;
+    const F a = load_some<V>(x1 + k, count), b = load_some<V>(x2 + k, count);
+    const F c = load_some<V>(cos + k, count), s = load_some<V>(sin + k, count);
+    store_some<V>(y1 + k, V::fnma(b, s, V::mul(a, c)), count);
+    store_some<V>(y2 + k, V::fma(b, c, V::mul(a, s)), count);
+  }
+}
+
+template <class Isa>
 constexpr FloatRowsKernels float_rows_kernels() {
-  return {float_rows_apply<Isa>, float_rows_softmax<Isa>, norm_rows<Isa, true>,
-          norm_rows<Isa, false>};
+  return {float_rows_apply<Isa>, float_rows_softmax<Isa>, float_rows_softmax_columns<Isa>,
+          norm_rows<Isa, true>,  norm_rows<Isa, false>,   float_rows_rotate<Isa>};
 }
 
 }  // namespace

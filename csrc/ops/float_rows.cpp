@@ -13,6 +13,10 @@ namespace {
 constexpr int64_t kPiece = 4096;
 // Rows that are gathered together: neighbours share cache lines where an inner axis is reduced.
 constexpr int64_t kGathered = 16;
+// Values of the rows that become codes together: they stay in L1.
+constexpr int64_t kCoded = 4096;
+// Columns that fill the vectors of every table.
+constexpr int64_t kColumns = 64;
 
 template <class T>
 T* room(ScratchSlot slot, int64_t count) {
@@ -38,24 +42,28 @@ class Block {
   template <class Kernel>
   void run(const StridedRows::Steps& at, const StridedRows::Steps& strides, int64_t rows,
            const Kernel& kernel) const {
-    FloatRowsArgs part = args_;
-    part.n = n_;
-    part.rows = rows;
-    part.x =
-        gathered(args_.x + at.x, strides.x, steps_.x, rows, ScratchSlot::kLayoutIn, &part.x_stride);
+    FloatRowsArgs part = gathered(at, strides, rows);
     part.y = args_.y + at.y;
     part.y_stride = strides.y;
-    if (args_.mask)
-      part.mask = gathered(args_.mask + at.mask, strides.mask, steps_.mask, rows,
-                           ScratchSlot::kRows, &part.mask_stride);
-    if (args_.keep)
-      part.keep = gathered(args_.keep + at.mask, strides.mask, steps_.mask, rows,
-                           ScratchSlot::kRows, &part.mask_stride);
     if (steps_.y == 1) return kernel(part);
-    part.y = room<float>(ScratchSlot::kLayoutOut, rows * n_);
-    part.y_stride = n_;
-    kernel(part);
+    through_scratch(part, kernel);
     copy_rows(part.y, n_, 1, args_.y + at.y, strides.y, steps_.y, rows, n_);
+  }
+
+  // The same, to codes of rows [row, row + rows).
+  template <class Kernel>
+  void run_to_codes(const KernelTable& table, const RowCodes& codes, int64_t row,
+                    const StridedRows::Steps& at, const StridedRows::Steps& strides, int64_t rows,
+                    const Kernel& kernel) const {
+    FloatRowsArgs part = gathered(at, strides, rows);
+    through_scratch(part, kernel);
+    uint8_t* q = codes.q + row * n_;
+    if (codes.row_scale)
+      table.quantize->quantize_rows(part.y, n_, rows, n_, q, n_, codes.row_scale + row,
+                                    codes.row_zero_point + row);
+    else
+      table.quantize->quantize(part.y, rows * n_, &codes.scale, 0, &codes.zero_point, 0,
+                               codes.is_signed, q);
   }
 
   bool gathers() const {
@@ -63,6 +71,22 @@ class Block {
   }
 
  private:
+  FloatRowsArgs gathered(const StridedRows::Steps& at, const StridedRows::Steps& strides,
+                         int64_t rows) const {
+    FloatRowsArgs part = args_;
+    part.n = n_;
+    part.rows = rows;
+    part.x =
+        gathered(args_.x + at.x, strides.x, steps_.x, rows, ScratchSlot::kLayoutIn, &part.x_stride);
+    if (args_.mask)
+      part.mask = gathered(args_.mask + at.mask, strides.mask, steps_.mask, rows,
+                           ScratchSlot::kRows, &part.mask_stride);
+    if (args_.keep)
+      part.keep = gathered(args_.keep + at.mask, strides.mask, steps_.mask, rows,
+                           ScratchSlot::kRows, &part.mask_stride);
+    return part;
+  }
+
   template <class T>
   const T* gathered(const T* from, int64_t stride, int64_t step, int64_t rows, ScratchSlot slot,
                     int64_t* new_stride) const {
@@ -74,10 +98,55 @@ class Block {
     return to;
   }
 
+  template <class Kernel>
+  void through_scratch(FloatRowsArgs& part, const Kernel& kernel) const {
+    part.y = room<float>(ScratchSlot::kLayoutOut, part.rows * n_);
+    part.y_stride = n_;
+    kernel(part);
+  }
+
   int64_t n_;
   StridedRows::Steps steps_;
   FloatRowsArgs args_;
 };
+
+// Whether neighbours lie side by side where values of a row do not.
+bool is_columns(const StridedRows& rows, const FloatRowsArgs& args) {
+  const StridedRows::Steps steps = rows.steps(), inner = rows.inner_strides();
+  const bool masks = args.mask || args.keep;
+  return (steps.x != 1 || steps.y != 1) && inner.x == 1 && inner.y == 1 &&
+         (!masks || inner.mask == 0 || inner.mask == 1);
+}
+
+void run_columns(const KernelTable& table, const StridedRows& rows, FloatRowsArgs args,
+                 int threads) {
+  args.n = rows.n();
+  args.x_stride = rows.steps().x;
+  args.y_stride = rows.steps().y;
+  args.mask_stride = rows.steps().mask;
+  args.mask_is_shared = rows.inner_strides().mask == 0;
+  const int64_t inner = rows.inner();
+  const int64_t whole = std::max<int64_t>(1, kTaskValues / args.n / kColumns) * kColumns;
+  const int64_t width = std::min(inner, whole), pieces = (inner + width - 1) / width;
+  for_each_group(rows.count() / inner * pieces, width * args.n, threads,
+                 [&](int64_t first, int64_t last) {
+                   for (int64_t task = first; task < last; ++task) {
+                     const int64_t from = task % pieces * width;
+                     const int64_t row = task / pieces * inner + from;
+                     rows.for_each_run(
+                         row, row + std::min(width, inner - from),
+                         [&](const StridedRows::Steps& at, const StridedRows::Steps&, int64_t n) {
+                           FloatRowsArgs part = args;
+                           part.rows = n;
+                           part.x += at.x;
+                           part.y += at.y;
+                           if (part.mask) part.mask += at.mask;
+                           if (part.keep) part.keep += at.mask;
+                           table.float_rows->softmax_columns(part);
+                         });
+                   }
+                 });
+}
 
 }  // namespace
 
@@ -149,7 +218,7 @@ void run_float_function(const KernelTable& table, FloatFunction function, Stride
 }
 
 void run_rows(const KernelTable& table, RowFunction function, const StridedRows& rows,
-              const FloatRowsArgs& args, int64_t groups, int threads) {
+              const FloatRowsArgs& args, const RowCodes* codes, int64_t groups, int threads) {
   const FloatRowsKernels& kernels = *table.float_rows;
   const auto run = function == RowFunction::kSoftmax     ? kernels.softmax
                    : function == RowFunction::kLayerNorm ? kernels.layer_norm
@@ -157,21 +226,36 @@ void run_rows(const KernelTable& table, RowFunction function, const StridedRows&
   const char* name = function == RowFunction::kSoftmax     ? "softmax_f32"
                      : function == RowFunction::kLayerNorm ? "layer_norm_f32"
                                                            : "rms_norm_f32";
-  note_kernel(table, name, "rows", rows.count(), rows.n(), 1, threads);
-  if (rows.n() == 0) return;
-  for_each_group(rows.count(), rows.n(), threads, [&](int64_t first, int64_t last) {
-    const Block block(rows.n(), rows.steps(), args);
-    const int64_t most = groups > 1 ? 1 : block.gathers() ? kGathered : last - first;
-    for (int64_t row = first; row < last; row += most) {
+  const int64_t n = rows.n();
+  const bool columns = function == RowFunction::kSoftmax && !codes && is_columns(rows, args);
+  note_kernel(table, name, columns ? "columns" : "rows", rows.count(), n, 1, threads);
+  if (n == 0) return;
+  if (columns) return run_columns(table, rows, args, threads);
+  for_each_group(rows.count(), n, threads, [&](int64_t first, int64_t last) {
+    const Block block(n, rows.steps(), args);
+    const int64_t most = groups > 1        ? 1
+                         : codes           ? std::max<int64_t>(1, kCoded / n)
+                         : block.gathers() ? kGathered
+                                           : last - first;
+    for (int64_t row = first; row < last;) {
+      const int64_t end = std::min(last, row + most);
       rows.for_each_run(
-          row, std::min(last, row + most),
+          row, end,
           [&](const StridedRows::Steps& at, const StridedRows::Steps& strides, int64_t count) {
-            block.run(at, strides, count, [&](FloatRowsArgs part) {
-              const int64_t set = row % groups * (rows.n() / args.run);
+            const auto kernel = [&](FloatRowsArgs part) {
+              const int64_t set = row % groups * (n / args.run);
               if (part.weight) part.weight += set;
               if (part.bias) part.bias += set;
+              if (part.residual) part.residual += row * n;
+              if (part.sum) part.sum += row * n;
+              part.residual_stride = part.sum_stride = n;
               run(part);
-            });
+            };
+            if (codes)
+              block.run_to_codes(table, *codes, row, at, strides, count, kernel);
+            else
+              block.run(at, strides, count, kernel);
+            row += count;
           });
     }
   });

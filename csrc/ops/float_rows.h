@@ -24,15 +24,17 @@ class StridedRows {
 
   int64_t n() const { return n_; }
   const Steps& steps() const { return steps_; }  // from value to value
-  int64_t count() const;                         // of rows
+  // The innermost axis: how many rows, and from row to row.
+  int64_t inner() const { return axes_ > 0 ? shape_[axes_ - 1] : 1; }
+  Steps inner_strides() const { return axes_ > 0 ? strides_[axes_ - 1] : Steps{}; }
+  int64_t count() const;  // of rows
   // Calls body(offsets, strides, rows) for rows [first, last), in runs along the innermost axis.
   template <class Body>
   void for_each_run(int64_t first, int64_t last, const Body& body) const {
     while (first < last) {
-      const int64_t inner = axes_ > 0 ? shape_[axes_ - 1] : 1;
-      int64_t rows = inner - first % inner;
+      int64_t rows = inner() - first % inner();
       if (rows > last - first) rows = last - first;
-      body(offsets(first), axes_ > 0 ? strides_[axes_ - 1] : Steps{}, rows);
+      body(offsets(first), inner_strides(), rows);
       first += rows;
     }
   }
@@ -53,9 +55,21 @@ void run_float_function(const KernelTable& table, FloatFunction function, Stride
 
 enum class RowFunction { kSoftmax, kLayerNorm, kRmsNorm };
 
-// `args` holds what belongs to all rows. Weights and bias go through `groups` sets of n / run
-// values each, row by row.
+// 8-bit codes in place of float32 results, rows side by side: by one scale and zero point, or
+// (uint8) each row by its own range, which is then written for it.
+struct RowCodes {
+  uint8_t* q;
+  bool is_signed;
+  float scale;
+  int32_t zero_point;
+  float* row_scale;  // null: one for all
+  int32_t* row_zero_point;
+};
+
+// `args` holds what belongs to all rows; the residual and its sum are rows side by side. Weights
+// and bias go through `groups` sets of n / run values each, row by row. `codes`: null, or where
+// results go instead of args.y.
 void run_rows(const KernelTable& table, RowFunction function, const StridedRows& rows,
-              const FloatRowsArgs& args, int64_t groups, int threads);
+              const FloatRowsArgs& args, const RowCodes* codes, int64_t groups, int threads);
 
 }  // namespace octavo

@@ -59,8 +59,10 @@ bool Linear::run(const LinearInput& x, void* out, int64_t ldo, const KernelTable
   a.row_stride = x.row_stride;
   a.k_stride = x.k_stride;
   a.is_signed = !is_dynamic_ && x_is_signed_;
-  a.zero_point = &x_zero_point_;
+  a.zero_point = x.row_scale ? x.row_zero_point : &x_zero_point_;
+  a.zero_point_step = x.row_scale ? 1 : 0;
   a.scale = x_scale_;
+  a.row_scale = x.row_scale;
 
   GemmC c{};
   c.data = out;
@@ -79,8 +81,12 @@ bool Linear::run(const LinearInput& x, void* out, int64_t ldo, const KernelTable
     auto* real = static_cast<float*>(
         scratch(ScratchSlot::kOutput, static_cast<size_t>(rows * n) * sizeof(float)));
     c.data = real;
-    a.data = static_cast<const float*>(x.data) + first * x.row_stride;
+    a.data = static_cast<const char*>(x.data) + first * x.row_stride * (x.is_float ? 4 : 1);
     a.m = rows;
+    if (x.row_scale) {
+      a.row_scale = x.row_scale + first;
+      a.zero_point = x.row_zero_point + first;
+    }
     gemm(a, b, c, start, threads);
     parallel_for(static_cast<int>(rows), rows * n > 65536 ? threads : 1, [&](int i) {
       table.quantize->quantize(real + i * n, n, &scale, 0, &zero_point, 0, is_signed,

@@ -22,6 +22,9 @@ struct LinearInput {
   bool is_float;
   int64_t rows;
   int64_t row_stride, k_stride;  // in values; k_stride is 1 for float32
+  // Codes of a dynamic operator: what quantizing each row by its own range gave.
+  const float* row_scale = nullptr;
+  const int32_t* row_zero_point = nullptr;
 };
 
 class Linear {

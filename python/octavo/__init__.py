@@ -16,7 +16,7 @@ from octavo.array import (
     quantize,
 )
 from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
-from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Linear, attention
+from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Embedding, Linear, attention
 from octavo.runtime import set_num_threads, show_config, threads
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
+    "Embedding",
     "FallbackWarning",
     "Linear",
     "ModelError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _contextvars
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -50,6 +50,10 @@ class LinearOp:
         """
     def __init__(self, w: typing.Any, w_scale: typing.Any, w_zero_point: typing.Any, *, bias: typing.Any = None, x_scale: typing.Any = None, x_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, x_dtype: typing.Any = None, out_dtype: typing.Any = 'float32', out_scale: typing.Any = None, out_zero_point: typing.SupportsInt | typing.SupportsIndex = 0, lo: typing.Any = None, hi: typing.Any = None) -> None:
         ...
+    def run_rows(self, x: typing.Any, scale: typing.Any, zero_point: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+        """
+        Rows that were quantized to uint8 as the operator would: a scale and a zero point for each.
+        """
     def unpack(self) -> numpy.ndarray:
         """
         The (out_features, in_features) codes, exactly.
@@ -161,6 +165,16 @@ class RecurrentOp:
         """
     def __init__(self, *, is_lstm: bool, hidden: typing.SupportsInt | typing.SupportsIndex, directions: typing.Any, clip: typing.Any = None, couples_forget: bool = False, batch_first: bool = False) -> None:
         ...
+class GatherOp:
+    """
+    Rows of a stored table by index, as float32.
+    """
+    def __call__(self, x: numpy.ndarray, out: numpy.ndarray | None = None) -> numpy.ndarray:
+        """
+        Call self as a function.
+        """
+    def __init__(self, data: typing.Any, rows: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, dtype: str, scale: typing.Any = None, zero_point: typing.Any = None, group_size: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        ...
 def activation_table(name: str, x_scale: typing.Any, x_zero_point: typing.Any, x_dtype: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, alpha: typing.Any = None, beta: typing.Any = None) -> numpy.ndarray:
     """
     The (256,) codes of a function of one tensor, for `lookup`: identity, relu, clip (alpha to beta), leaky_relu (alpha, 0.01), elu (alpha, 1), hard_sigmoid (alpha, 0.2; beta, 0.5), hard_swish, sigmoid, silu, tanh, gelu, gelu_tanh.
@@ -241,7 +255,7 @@ def last_kernel() -> str:
     """
     "isa/kernel" of this thread's last call; "" before any.
     """
-def layer_norm(x: typing.Any, weight: typing.Any, bias: typing.Any, axis: typing.Any, eps: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+def layer_norm(x: typing.Any, weight: typing.Any, bias: typing.Any, axis: typing.Any, eps: typing.Any, residual: typing.Any = None, out_sum: typing.Any = None, codes: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
     """
     (x - mean) / sqrt(variance + eps) * weight + bias over the axes from `axis` on.
     """
@@ -403,9 +417,13 @@ def resize(x: typing.Any, size: typing.Any, mode: str, coordinates: str, roundin
     """
     Images of another size (height, width), 'nearest' or 'linear'; `coordinates` and `rounding` (of 'nearest' alone) are named as in ONNX Resize.
     """
-def rms_norm(x: typing.Any, weight: typing.Any, bias: typing.Any, axis: typing.Any, eps: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+def rms_norm(x: typing.Any, weight: typing.Any, bias: typing.Any, axis: typing.Any, eps: typing.Any, residual: typing.Any = None, out_sum: typing.Any = None, codes: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
     """
     x / sqrt(mean of squares + eps) * weight + bias over the axes from `axis` on.
+    """
+def rotate(x: typing.Any, cos: typing.Any, sin: typing.Any, position_ids: typing.Any, interleaved: bool, out: typing.Any) -> None:
+    """
+    Rotary embedding of x (batch, heads, tokens, head size) into out.
     """
 def set_dots_per_thread(dots: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -419,9 +437,9 @@ def set_num_threads(threads: int) -> None:
     """
     Set the process's number of threads.
     """
-def softmax(x: typing.Any, axis: typing.Any, mask: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
+def softmax(x: typing.Any, axis: typing.Any, mask: typing.Any = None, codes: typing.Any = None, out: typing.Any = None) -> numpy.ndarray:
     """
-    Softmax along `axis`; `mask` is added to x (float32), or keeps what it is not 0 for (uint8).
+    Softmax along `axis`; `mask` is added to x (float32), or keeps what it is not 0 for (uint8). codes: (scale, zero point, dtype) of 8-bit results.
     """
 def usable_cores() -> int:
     """

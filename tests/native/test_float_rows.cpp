@@ -125,16 +125,17 @@ uint32_t hash_of(const KernelTable& table, const Function& f, const std::vector<
 // function: 0 softmax, 1 layer norm, 2 RMS norm
 // mask: 0 none, 1 of floats, 2 of bytes; mask_gap: from row to row beside n, or -n: one row for all
 // values: 0 any, 1 some rows with NaN or infinities, 2 all equal, 3 huge, 4 tiny
+// residual: 0 none, 1 added, 2 with its sum elsewhere, 3 in its own place (norms)
 // in_place: y is x; sides: a bit for each operand
 // clang-format off: it never settles on these
 #define OCTAVO_ROWS_FIELDS(F) \
   F(function) F(rows) F(n) F(x_gap) F(y_gap) F(mask) F(mask_gap) F(weight) F(bias) F(run) \
-  F(values) F(in_place) F(sides) F(seed)
+  F(values) F(residual) F(in_place) F(sides) F(seed)
 // clang-format on
 OCTAVO_CASE(RowsCase, "rows", OCTAVO_ROWS_FIELDS)
 
 struct Problem {
-  std::vector<float> x, mask, weight, bias;
+  std::vector<float> x, mask, weight, bias, residual;
   std::vector<uint8_t> keep;
   int64_t x_stride, y_stride, mask_stride;
 };
@@ -161,6 +162,8 @@ Problem make_problem(const RowsCase& c) {
     if (kind == 3) x[random.below(c.n)] = -kInfinity;
     if (kind == 4) x[random.below(c.n)] = -0.0f;
   }
+  p.residual.resize(c.residual != 0 ? extent(p.x_stride) : 0);
+  for (float& r : p.residual) r = static_cast<float>((random.unit() * 8 - 4) * size);
   p.mask.resize(c.mask == 1 ? extent(p.mask_stride) : 0);
   for (float& m : p.mask)
     m = random.chance(3) ? -kInfinity : static_cast<float>(random.unit() * 2 - 1);
@@ -178,6 +181,10 @@ Problem make_problem(const RowsCase& c) {
 
 void reference_row(const RowsCase& c, const Problem& p, int64_t row, float* y) {
   const float* x = p.x.data() + row * p.x_stride;
+  std::vector<float> sum(x, x + c.n);
+  for (int64_t k = 0; k < c.n && c.residual != 0; ++k)
+    sum[static_cast<size_t>(k)] += p.residual[static_cast<size_t>(row * p.x_stride + k)];
+  x = sum.data();
   if (c.function == 0) {
     reference_softmax(x, c.n, c.mask == 1 ? p.mask.data() + row * p.mask_stride : nullptr,
                       c.mask == 2 ? p.keep.data() + row * p.mask_stride : nullptr, y);
@@ -217,6 +224,11 @@ class RowsTest {
     if (c.mask == 2) args.keep = keep;
     if (c.weight) args.weight = weight;
     if (c.bias) args.bias = bias;
+    float* residual = residual_.copy(p.residual.data(), p.residual.size(), side());
+    float* sum = sum_.copy(p.residual.data(), p.residual.size(), side());
+    if (c.residual != 0) args.residual = residual;
+    if (c.residual >= 2) args.sum = c.residual == 2 ? sum : residual;
+    args.residual_stride = args.sum_stride = p.x_stride;
     const std::vector<float> before(args.y, args.y + span);
     const FloatRowsKernels& kernels = *table.float_rows;
     (c.function == 0   ? kernels.softmax
@@ -235,16 +247,21 @@ class RowsTest {
         nans += std::isnan(got);
         zeros += k == 0 && got == 0.0f;
       }
+      for (int64_t k = 0; k < c.n && c.residual >= 2; ++k) {
+        const auto at = static_cast<size_t>(row * p.x_stride + k);
+        OCTAVO_CHECK(same(args.sum[at], p.x[at] + p.residual[at]), "row %lld: the sum is %a",
+                     static_cast<long long>(row), args.sum[at]);
+      }
     }
     OCTAVO_CHECK(x_.intact() && y_.intact() && mask_.intact() && keep_.intact() &&
-                     weight_.intact() && bias_.intact(),
+                     weight_.intact() && bias_.intact() && residual_.intact() && sum_.intact(),
                  "something beside an operand was written");
   }
 
  private:
   Side side() { return (sides_ >> bit_++) & 1 ? Side::kBegin : Side::kEnd; }
 
-  GuardedBuffer x_, y_, mask_, keep_, weight_, bias_;
+  GuardedBuffer x_, y_, mask_, keep_, weight_, bias_, residual_, sum_;
   int64_t bit_ = 0, sides_ = 0;
 };
 
@@ -262,9 +279,96 @@ RowsCase random_case(Random& random) {
   c.run = 1;
   c.values = random.below(5);
   c.in_place = random.chance(4);
-  c.sides = random.below(64);
+  c.residual = c.function != 0 && random.chance(3) ? random.between(1, 3) : 0;
+  c.sides = random.below(256);
   c.seed = static_cast<int64_t>(random.next() >> 1);
   return c;
+}
+
+// Softmax of columns between pages that may not be touched: to the bit that of the rows.
+class ColumnsTest {
+ public:
+  void check(const KernelTable& table, Random& random, int64_t columns, int64_t n) {
+    const int64_t gap = random.below(3), stride = columns + gap;
+    const auto mask_kind = static_cast<int>(random.below(3));
+    const bool is_shared = random.chance(2), in_place = random.chance(3);
+    const int64_t mask_stride = is_shared ? random.between(1, 2) : stride;
+    const auto span = static_cast<size_t>((n - 1) * stride + columns);
+    const auto mask_span = static_cast<size_t>((n - 1) * mask_stride + (is_shared ? 1 : columns));
+    std::vector<float> values(span), added(mask_kind == 1 ? mask_span : 0);
+    std::vector<uint8_t> kept(mask_kind == 2 ? mask_span : 0);
+    for (float& v : values) v = static_cast<float>(random.unit() * 8 - 4);
+    if (random.chance(2)) values[static_cast<size_t>(random.below(columns))] = kNan;
+    if (random.chance(2)) values[static_cast<size_t>(random.below(columns))] = kInfinity;
+    for (float& v : added) v = random.chance(3) ? -kInfinity : static_cast<float>(random.unit());
+    for (uint8_t& v : kept) v = static_cast<uint8_t>(random.chance(n < 3 ? 2 : 5) ? 0 : 255);
+    const auto side = [&] { return random.chance(2) ? Side::kBegin : Side::kEnd; };
+    FloatRowsArgs args{};
+    float* x = x_.copy(values.data(), span, side());
+    args.x = x;
+    args.y = in_place ? x : y_.copy(values.data(), span, side());
+    args.rows = columns;
+    args.n = n;
+    args.x_stride = args.y_stride = stride;
+    args.mask = mask_kind == 1 ? mask_.copy(added.data(), mask_span, side()) : nullptr;
+    args.keep = mask_kind == 2 ? keep_.copy(kept.data(), mask_span, side()) : nullptr;
+    args.mask_stride = mask_stride;
+    args.mask_is_shared = is_shared;
+    table.float_rows->softmax_columns(args);
+    const auto length = static_cast<size_t>(n);
+    std::vector<float> row(length), row_mask(length), wanted(length);
+    std::vector<uint8_t> row_keep(length);
+    for (int64_t c = 0; c < columns; ++c) {
+      for (size_t k = 0; k < length; ++k) {
+        const size_t at =
+            k * static_cast<size_t>(mask_stride) + (is_shared ? 0 : static_cast<size_t>(c));
+        row[k] = values[k * static_cast<size_t>(stride) + static_cast<size_t>(c)];
+        if (mask_kind == 1) row_mask[k] = added[at];
+        if (mask_kind == 2) row_keep[k] = kept[at];
+      }
+      reference_softmax(row.data(), n, mask_kind == 1 ? row_mask.data() : nullptr,
+                        mask_kind == 2 ? row_keep.data() : nullptr, wanted.data());
+      for (int64_t k = 0; k < n; ++k) {
+        const float got = args.y[k * stride + c], expected = wanted[static_cast<size_t>(k)];
+        OCTAVO_CHECK(same(got, expected),
+                     "column %lld of %lld, value %lld of %lld, mask %d: %a, expected %a",
+                     static_cast<long long>(c), static_cast<long long>(columns),
+                     static_cast<long long>(k), static_cast<long long>(n), mask_kind, got,
+                     expected);
+      }
+    }
+    for (int64_t k = 0; k + 1 < n; ++k) {
+      for (int64_t c = columns; c < stride; ++c)
+        OCTAVO_CHECK(same(args.y[k * stride + c], values[static_cast<size_t>(k * stride + c)]),
+                     "written between the columns");
+    }
+    OCTAVO_CHECK(x_.intact() && y_.intact(), "something beside an operand was written");
+  }
+
+ private:
+  GuardedBuffer x_, y_, mask_, keep_;
+};
+
+void check_rotate(const KernelTable& table, Random& random, int64_t n) {
+  GuardedBuffer places[6];
+  std::vector<float> values[4];
+  float* at[6];
+  for (int i = 0; i < 6; ++i) {
+    std::vector<float> some(static_cast<size_t>(n));
+    for (float& v : some) v = static_cast<float>(random.unit() * 2 - 1);
+    at[i] = places[i].copy(some.data(), some.size(), random.chance(2) ? Side::kBegin : Side::kEnd);
+    if (i < 4) values[i] = some;
+  }
+  const bool in_place = random.chance(2);
+  float *y1 = in_place ? at[0] : at[4], *y2 = in_place ? at[1] : at[5];
+  table.float_rows->rotate(at[0], at[1], at[2], at[3], n, y1, y2);
+  for (size_t k = 0; k < static_cast<size_t>(n); ++k) {
+    const float a = values[0][k], b = values[1][k], cos = values[2][k], sin = values[3][k];
+    OCTAVO_CHECK(same(y1[k], std::fma(-b, sin, a * cos)) && same(y2[k], std::fma(b, cos, a * sin)),
+                 "pair %zu of %lld", k, static_cast<long long>(n));
+  }
+  OCTAVO_CHECK(std::all_of(places, places + 6, [](const auto& place) { return place.intact(); }),
+               "something beside an operand was written");
 }
 
 // --- the operator: any strides, any number of threads --------------------------------------------
@@ -317,7 +421,7 @@ void check_strides(const KernelTable& table, Random& random) {
       if (function == 3)
         run_float_function(table, FloatFunction::kExp, values, x.data(), y.data(), threads);
       else
-        run_rows(table, static_cast<RowFunction>(function), rows, args, 1, threads);
+        run_rows(table, static_cast<RowFunction>(function), rows, args, nullptr, 1, threads);
       int64_t written = 0;
       for (const float value : y) written += value != 7.0f;
       OCTAVO_CHECK(written <= count, "written between the values");
@@ -379,7 +483,7 @@ void check_groups(const KernelTable& table) {
   rows.add_axis(groups, {n, n, 0});
   for (const int threads : {1, 2, 8}) {
     std::fill(y.begin(), y.end(), 0.0f);
-    run_rows(table, RowFunction::kLayerNorm, rows, args, groups, threads);
+    run_rows(table, RowFunction::kLayerNorm, rows, args, nullptr, groups, threads);
     OCTAVO_CHECK(y == wanted, "groups by %d threads", threads);
   }
 }
@@ -387,8 +491,8 @@ void check_groups(const KernelTable& table) {
 void check_no_memory(const KernelTable& table) {
   const int64_t n = 50000, rows_count = 40;
   std::vector<float> x(static_cast<size_t>(n * rows_count), 1.0f), y(x.size());
-  StridedRows rows(n, {rows_count, rows_count, 0});
-  rows.add_axis(rows_count, {1, 1, 0});
+  StridedRows rows(n, {rows_count, 1, 0});  // gathered: neighbours lie apart in y
+  rows.add_axis(rows_count, {1, n, 0});
   FloatRowsArgs args{};
   args.x = x.data();
   args.y = y.data();
@@ -398,14 +502,14 @@ void check_no_memory(const KernelTable& table) {
       memory_is_out = true;
       bool thrown = false;
       try {
-        run_rows(table, RowFunction::kSoftmax, rows, args, 1, threads);
+        run_rows(table, RowFunction::kSoftmax, rows, args, nullptr, 1, threads);
       } catch (const std::bad_alloc&) {
         thrown = true;
       }
       memory_is_out = false;
       OCTAVO_CHECK(thrown, "no memory: nothing was thrown");
     }
-    run_rows(table, RowFunction::kSoftmax, rows, args, 1, 1);
+    run_rows(table, RowFunction::kSoftmax, rows, args, nullptr, 1, 1);
   }).join();
   std::vector<float> ones(static_cast<size_t>(n), 1.0f), wanted(ones.size());
   reference_softmax(ones.data(), n, nullptr, nullptr, wanted.data());
@@ -433,7 +537,10 @@ void test_rows(const KernelTable& table) {
       RowsCase c = random_case(random);
       c.function = function;
       c.n = n;
-      if (function != 0) c.mask = 0;
+      if (function != 0)
+        c.mask = 0;
+      else
+        c.residual = 0;
       if (c.mask_gap < 0) c.mask_gap = -n;
       test.check(table, c);
     }
@@ -460,6 +567,12 @@ void test_rows(const KernelTable& table) {
     test.check(table, c);
   }
   OCTAVO_CHECK(test.nans > 0 && test.zeros > 0, "no NaN, or no row of zeros: vacuous");
+  ColumnsTest columns;
+  for (int64_t count = 1; count <= (small ? 20 : 140); ++count)
+    columns.check(table, random, count, random.between(1, 20));
+  for (int64_t n = 1; n <= (small ? 70 : 200); ++n)
+    columns.check(table, random, random.between(1, 80), n);
+  for (int64_t n = 0; n <= 70; ++n) check_rotate(table, random, n);
   for (int i = 0; i < (small ? 10 : 150); ++i) check_strides(table, random);
   check_groups(table);
   check_no_memory(table);

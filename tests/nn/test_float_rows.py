@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import octavo as oc
-from octavo import nn
+from octavo import _core, nn
 
 HAS_ONNX = importlib.util.find_spec("onnx") is not None
 IN_QEMU = os.environ.get("OCTAVO_IN_QEMU") == "1"
@@ -345,9 +345,156 @@ def test_norms_of_constant_and_not_finite_rows():
     assert np.array_equal(nn.rms_norm(np.zeros((1, 3), np.float32)), np.zeros((1, 3)))
 
 
+# --- sums before norms, codes after them and after softmax ---------------------------------------
+
+NORMS = {"layer_norm": nn.layer_norm, "rms_norm": nn.rms_norm}
+CODES = [oc.QParams(1 / 255), oc.QParams(0.05, 100), oc.QParams(0.03, -5, "int8")]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_residual_is_added_before_the_norm(rng, norm, axis):
+    x, residual = rng.standard_normal((2, 3, 4, 37), dtype=np.float32)
+    weight = rng.standard_normal(x.shape[axis:], dtype=np.float32)
+    norm = NORMS[norm]
+    wanted = norm(x + residual, weight, axis=axis)
+    assert np.array_equal(norm(x, weight, axis=axis, residual=residual), wanted)
+    for layout in ("fortran", "reversed", "every other", "moved", "sliced"):
+        given, added = LAYOUTS[layout](x), LAYOUTS[layout](residual)
+        out_sum = LAYOUTS[layout](np.full_like(x, 7))
+        y = norm(given, weight, axis=axis, residual=added, out_sum=out_sum)
+        assert np.array_equal(y, wanted), layout
+        assert np.array_equal(out_sum, x + residual), layout
+        assert np.array_equal(added, residual), layout
+        y = norm(given, weight, axis=axis, residual=added, out_sum=added)
+        assert np.array_equal(y, wanted), layout
+        assert np.array_equal(added, x + residual), layout
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("qparams", CODES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 3), (5, 77), (3, 40, 130), (2, 9000), (0, 3), (3, 1)])
+def test_codes_are_those_of_the_quantized_result(rng, qparams, shape):
+    x = (rng.standard_normal(shape) * 4).astype(np.float32)
+    residual = rng.standard_normal(shape, dtype=np.float32)
+    if x.size > 30:
+        x[-1, ..., 0] = np.nan
+    mask = rng.random(shape[-1]) > 0.3
+    calls = [
+        functools.partial(nn.softmax, x),
+        functools.partial(nn.softmax, x, 0),
+        functools.partial(nn.softmax, x, mask=mask),
+        functools.partial(nn.softmax, np.asfortranarray(x)),
+        functools.partial(nn.layer_norm, x, residual=residual),
+        functools.partial(nn.layer_norm, x, axis=0),
+        functools.partial(nn.rms_norm, np.repeat(x, 2, axis=-1)[..., ::2]),
+    ]
+    for call in calls:
+        wanted = oc.quantize(call(), qparams=qparams)
+        for threads in (1, 2):
+            with oc.threads(threads):
+                assert call(out_qparams=qparams).equals(wanted)
+        out = np.full(shape, 7, qparams.dtype)
+        assert call(out_qparams=qparams, out=out) is out
+        assert np.array_equal(out, wanted.codes())
+        apart = np.full((*shape[:-1], 2 * shape[-1]), 7, qparams.dtype)
+        call(out_qparams=qparams, out=apart[..., ::2])
+        assert np.array_equal(apart[..., ::2], wanted.codes())
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (70, 130), (2, 3, 50), (2, 9000), (0, 5)])
+def test_rows_are_those_that_a_linear_layer_makes(rng, norm, shape):
+    norm = NORMS[norm]
+    x = (rng.standard_normal(shape) * 4).astype(np.float32)
+    if x.ndim > 1 and len(x) > 1:
+        x[1, ..., 0] = np.nan
+    real = norm(x)
+    rows = norm(x, out_qparams="rows")
+    for got, wanted in zip(rows, _core.quantize_rows(real), strict=True):
+        assert got.dtype == wanted.dtype
+        assert np.array_equal(got, wanted, equal_nan=got.dtype == np.float32)
+    w, b = rng.standard_normal((9, shape[-1])), rng.standard_normal(9)
+    for options in ({}, {"activation": "relu"}, {"out_qparams": oc.QParams(0.1, 128)}):
+        for w_q in (oc.quantize(w, axis=0), oc.quantize(w, "uint8", axis=0, symmetric=False)):
+            layer = oc.Linear.from_quantized(w_q, b, **options)
+            wanted, got = layer(real), layer(rows)
+            if options.get("out_qparams"):
+                wanted, got = wanted.codes(), got.codes()
+            assert np.array_equal(got, wanted, equal_nan=got.dtype == np.float32)
+            out = np.zeros_like(got)
+            assert layer(rows, out=out) is out
+            assert np.array_equal(out, wanted, equal_nan=got.dtype == np.float32)
+
+
+def test_rows_of_long_sums_and_of_many_outputs(rng):
+    x = rng.standard_normal((300, 40), dtype=np.float32)  # more rows than are finished together
+    layer = oc.Linear.from_float(rng.standard_normal((5, 40)), out_qparams=oc.QParams(0.1, 128))
+    assert layer(nn.layer_norm(x, out_qparams="rows")).equals(layer(nn.layer_norm(x)))
+    x = rng.standard_normal((2, 40000), dtype=np.float32)  # sums that int32 may not hold
+    layer = oc.Linear.from_float(np.ones((3, 40000)))
+    assert np.array_equal(layer(nn.layer_norm(x, out_qparams="rows")), layer(nn.layer_norm(x)))
+
+
+# --- rotary embedding ----------------------------------------------------------------------------
+
+
+def exact_rotary(x, cos, sin, interleaved):
+    """Of x (batch, heads, tokens, size) and angles (batch, tokens, pairs), in float64."""
+    pairs = cos.shape[-1]
+    y = x.astype(np.float64)
+    first, second = (
+        (np.s_[..., : 2 * pairs : 2], np.s_[..., 1 : 2 * pairs : 2])
+        if interleaved
+        else (np.s_[..., :pairs], np.s_[..., pairs : 2 * pairs])
+    )
+    a, b, c, s = y[first].copy(), y[second].copy(), cos[:, None], sin[:, None]
+    y[first], y[second] = a * c - b * s, a * s + b * c
+    return y
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("size", [2, 8, 9, 33, 64, 128])
+def test_rotary_against_float64(rng, interleaved, size):
+    x = rng.standard_normal((2, 3, 5, size), dtype=np.float32)
+    for pairs in {0, 1, size // 4, size // 2}:
+        angles = rng.uniform(0, 7, (50, pairs))
+        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        positions = rng.integers(0, 50, (2, 5))
+        wanted = exact_rotary(x, cos[positions], sin[positions], interleaved)
+        y = nn.rotary(x, cos, sin, positions, interleaved=interleaved)
+        assert np.allclose(y, wanted, atol=1e-6)
+        assert np.array_equal(y[..., 2 * pairs :], x[..., 2 * pairs :])
+        given = cos[positions], sin[positions]
+        assert np.array_equal(nn.rotary(x, *given, interleaved=interleaved), y)
+        flat = np.ascontiguousarray(x.transpose(0, 2, 1, 3)).reshape(2, 5, -1)
+        out = np.zeros((2, 5, 2 * 3 * size), np.float32)[..., ::2]
+        nn.rotary(flat, *given, interleaved=interleaved, num_heads=3, out=out)
+        assert np.array_equal(out.reshape(2, 5, 3, size).transpose(0, 2, 1, 3), y)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_gives_the_same_bits_everywhere(rng, interleaved):
+    x = rng.standard_normal((2, 4, 150, 70), dtype=np.float32)
+    cos, sin = rng.standard_normal((2, 2, 150, 31), dtype=np.float32)
+    results = set()
+    for isa in oc.runtime.available_isas():
+        for threads in (1, 2, 8):
+            with oc.runtime.force_isa(isa), oc.threads(threads):
+                for given in (x, np.asfortranarray(x)):
+                    results.add(bits(nn.rotary(given, cos, sin, interleaved=interleaved)))
+                assert oc.runtime.last_kernel().startswith(f"{isa}/rotate")
+    assert len(results) == 1
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
-X = np.zeros((2, 3), np.float32)
+X, Y = np.zeros((2, 2, 3), np.float32)
+HEADS, ONE = np.zeros((2, 1, 3, 4), np.float32), np.ones((2, 3, 1), np.float32)
+ROWS = nn.layer_norm(X, out_qparams="rows")
 
 
 @pytest.mark.parametrize(
@@ -386,6 +533,91 @@ X = np.zeros((2, 3), np.float32)
         ),
         (lambda: nn.exp(X, out=np.zeros((2, 3))), TypeError, "out has dtype float64"),
         (lambda: nn.exp(X, out=X), ValueError, "out shares memory with an input"),
+        (
+            lambda: nn.softmax(X, out_qparams=oc.QParams([0.1, 0.2], axis=0)),
+            ValueError,
+            "out_qparams has axis=0",
+        ),
+        (lambda: nn.softmax(X, out_qparams="rows"), TypeError, "out_qparams is str, expected"),
+        (
+            lambda: nn.softmax(X, out_qparams=oc.QParams(0.1), out=np.empty_like(X)),
+            TypeError,
+            "out has dtype float32, the result has uint8",
+        ),
+        (lambda: nn.rms_norm(X, out_qparams="row"), ValueError, "out_qparams is 'row', expected"),
+        (lambda: nn.rms_norm(X, axis=0, out_qparams="rows"), ValueError, "axis is 0 with out_qp"),
+        (
+            lambda: nn.rms_norm(X, out_qparams="rows", out=np.empty((2, 3), np.uint8)),
+            ValueError,
+            "out is given with",
+        ),
+        (lambda: nn.layer_norm(X, residual=X[:1]), ValueError, r"residual has shape \(1, 3\), x"),
+        (lambda: nn.layer_norm(X, residual=X.astype(int)), TypeError, "residual is int64"),
+        (lambda: nn.layer_norm(X, out_sum=X.copy()), ValueError, "out_sum is given without"),
+        (
+            lambda: nn.layer_norm(X, residual=X.copy(), out_sum=X),
+            ValueError,
+            "shares memory with an input",
+        ),
+        (lambda: nn.layer_norm(X, residual=Y, out_sum=Y[:]), ValueError, "that array itself"),
+        (
+            lambda: nn.layer_norm(X, residual=Y, out_sum=Y, out=Y),
+            ValueError,
+            "out shares memory",
+        ),
+        (
+            lambda: oc.Linear.from_float(X, precision="int4/32")(ROWS),
+            ValueError,
+            "expected precision 'int8' and no x_qparams",
+        ),
+        (
+            lambda: oc.Linear.from_float(X, x_qparams=oc.QParams(1.0))(ROWS),
+            ValueError,
+            "x_qparams=.* cannot take; expected precision 'int8'",
+        ),
+        (
+            lambda: oc.Linear.from_float(X)(ROWS._replace(scale=np.ones(3, np.float32))),
+            ValueError,
+            r"scale has shape \(3,\), expected \(2,\)",
+        ),
+        (
+            lambda: oc.Linear.from_float(X)(ROWS._replace(zero_point=np.full(2, 256, np.int32))),
+            ValueError,
+            r"zero_point must be in \[0, 255\], got 256",
+        ),
+        (
+            lambda: oc.Linear.from_float(X)(ROWS._replace(codes=ROWS.codes.view(np.int8))),
+            TypeError,
+            "must be uint8",
+        ),
+        (lambda: nn.rotary(X, X, X), ValueError, r"x has shape \(2, 3\) with num_heads=None"),
+        (lambda: nn.rotary(HEADS, ONE, ONE[:, :1]), ValueError, r"sin has shape \(2, 1, 1\)"),
+        (lambda: nn.rotary(HEADS, ONE, ONE, [[0, 1, 2]] * 2), ValueError, "expected .positions"),
+        (
+            lambda: nn.rotary(HEADS, ONE[0], ONE[0], [[0, 1, 3]] * 2),
+            ValueError,
+            "position_ids holds 3, expected at least 0 and below .* 3",
+        ),
+        (
+            lambda: nn.rotary(HEADS, ONE[0], ONE[0], [[0, -1, 2]] * 2),
+            ValueError,
+            "position_ids holds -1",
+        ),
+        (
+            lambda: nn.rotary(HEADS, ONE[0], ONE[0], [[0, 1]]),
+            ValueError,
+            r"position_ids has shape \(1, 2\)",
+        ),
+        (lambda: nn.rotary(HEADS, ONE[0], ONE[0], [[0.0]]), TypeError, "position_ids is float64"),
+        (
+            lambda: nn.rotary(HEADS, np.ones((2, 3, 3)), np.ones((2, 3, 3))),
+            ValueError,
+            "cos has 3 pairs of values, heads have 4",
+        ),
+        (lambda: nn.rotary(HEADS, ONE, ONE, num_heads=3), ValueError, "num_heads=3"),
+        (lambda: nn.rotary(HEADS, ONE, ONE, out=HEADS), ValueError, "out shares"),
+        (lambda: nn.rotary(HEADS, ONE, ONE, out=HEADS[:1]), ValueError, "out has shape"),
+        (lambda: nn.rotary(HEADS, ONE, ONE, out=[1]), TypeError, "out is list"),
         (lambda: nn.softmax(X, out=np.broadcast_to(X[:1], (2, 3))), ValueError, "read-only"),
     ],
 )
@@ -416,6 +648,14 @@ OPERATORS = {
     ),
     "GroupNormalization": lambda a, x, weight, bias: nn.group_norm(
         x, a["num_groups"], weight, bias, eps=a.get("epsilon", 1e-5)
+    ),
+    "RotaryEmbedding": lambda a, x, cos, sin, *positions: nn.rotary(
+        x,
+        cos,
+        sin,
+        *positions,
+        interleaved=bool(a.get("interleaved", 0)),
+        num_heads=a.get("num_heads"),
     ),
     "InstanceNormalization": lambda a, x, weight, bias: nn.instance_norm(
         x, weight, bias, eps=a.get("epsilon", 1e-5)

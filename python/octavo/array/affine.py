@@ -210,7 +210,7 @@ def _blocks(x: NDArray[Any], axis: int | None, group_size: int) -> NDArray[Any]:
 def _unblocks(blocks: NDArray[Any], shape: tuple[int, ...], axis: int | None) -> NDArray[Any]:
     """Undo `_blocks`: the matrix of `shape`, in C order."""
     count, length = shape[::-1] if axis == 1 else shape
-    rows = blocks.reshape(count, blocks.size // max(count, 1))[:, :length]
+    rows = blocks.reshape(count, blocks.size // count if count else length)[:, :length]
     return np.ascontiguousarray(rows.T if axis == 1 else rows)
 
 

@@ -42,6 +42,16 @@ def as_float32(x: ArrayLike, name: str, hint: str = "") -> NDArray[np.float32]:
         return array.astype(np.float32)
 
 
+def as_indices(x: ArrayLike, name: str) -> NDArray[Any]:
+    """Return integers of any dtype as int32 or int64."""
+    array = as_array(x, name)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} is {array.dtype}, expected integers")
+    if array.dtype == np.uint64:
+        array = np.asarray(np.minimum(array, np.uint64(2**63 - 1)))  # beyond any table too
+    return array if array.dtype in (np.int32, np.int64) else array.astype(np.int64)
+
+
 def is_floating(x: NDArray[Any]) -> bool:
     """Whether `x` holds real floating-point values (bfloat16 of ml_dtypes included)."""
     return x.dtype.kind == "f" or x.dtype.name == "bfloat16"

@@ -170,6 +170,7 @@ class IntegerLinear:
         self.nbytes: int = op.nbytes
         self.unpack = op.unpack
         self.run = op  # no frame of Python between
+        self.run_rows = op.run_rows
 
     def _make_room(
         self, codes: NDArray[Any], bias: NDArray[np.float32], x_scale: float

@@ -2,7 +2,9 @@
 
 from octavo.nn.attention import KVCache, attention
 from octavo.nn.conv import Conv1d, Conv2d, ConvTranspose2d
+from octavo.nn.embedding import Embedding
 from octavo.nn.floats import (
+    QuantizedRows,
     erf,
     exp,
     gelu,
@@ -10,6 +12,7 @@ from octavo.nn.floats import (
     instance_norm,
     layer_norm,
     rms_norm,
+    rotary,
     sigmoid,
     silu,
     softmax,
@@ -39,8 +42,10 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
+    "Embedding",
     "KVCache",
     "Linear",
+    "QuantizedRows",
     "activate",
     "add",
     "argmax",
@@ -60,6 +65,7 @@ __all__ = [
     "pad",
     "resize",
     "rms_norm",
+    "rotary",
     "sigmoid",
     "silu",
     "softmax",

@@ -11,12 +11,43 @@ from numpy.typing import ArrayLike, NDArray
 from octavo.array.activation import Activation, activation_bounds, as_activation
 from octavo.array.functional import activations, quantize
 from octavo.array.interop import as_float32, read_only
-from octavo.array.prepared import FloatLinear, PreparedLinear, prepare
+from octavo.array.prepared import FloatLinear, IntegerLinear, PreparedLinear, prepare
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, wrap_result
 from octavo.nn.base import Operator, Parts, Weights, restore
+from octavo.nn.floats import QuantizedRows
 
 _PRECISION = re.compile(r"(int8|int4|float16|float32)(?:/([1-9][0-9]*))?")
+
+
+def as_weights(
+    w: ArrayLike, precision: str, group_size: int | None, method: str, axes: str = "(out, in)"
+) -> Weights:
+    """Return a copy of the float matrix `w` as `precision` stores it."""
+    match = _PRECISION.fullmatch(precision)
+    if match is None:
+        raise ValueError(
+            f"precision is {precision!r}, expected 'int8', 'int4/32', 'int4/128' and the like, "
+            "'float16' or 'float32'"
+        )
+    dtype, in_name = match.groups()
+    if in_name is not None and group_size not in {None, int(in_name)}:
+        raise ValueError(
+            f"group_size is {group_size}, precision is {precision!r}; expected the same"
+        )
+    size = group_size if in_name is None else int(in_name)
+    if dtype == "int4" and size is None:
+        raise ValueError("precision is 'int4' without a group size, expected 'int4/32' or such")
+    if dtype.startswith("float") and size is not None:
+        raise ValueError(f"group_size is {size} with precision {dtype!r}, expected None")
+    weights = np.array(as_float32(w, "w"), order="C")
+    if weights.ndim != 2:
+        raise ValueError(f"w has {weights.ndim} dimensions, expected 2: {axes}")
+    if dtype == "float32":
+        return read_only(weights)
+    if dtype == "float16":
+        return quantize(weights, "float16")
+    return quantize(weights, dtype, axis=0, group_size=size, method=method)
 
 
 class Linear(Operator):
@@ -93,31 +124,7 @@ class Linear(Operator):
         >>> oc.Linear.from_float(np.ones((3, 100), np.float32), precision="int4/32")
         Linear(in_features=100, out_features=3, precision='int4/32')
         """
-        match = _PRECISION.fullmatch(precision)
-        if match is None:
-            raise ValueError(
-                f"precision is {precision!r}, expected 'int8', 'int4/32', 'int4/128' and the like, "
-                "'float16' or 'float32'"
-            )
-        dtype, in_name = match.groups()
-        if in_name is not None and group_size not in {None, int(in_name)}:
-            raise ValueError(
-                f"group_size is {group_size}, precision is {precision!r}; expected the same"
-            )
-        size = group_size if in_name is None else int(in_name)
-        if dtype == "int4" and size is None:
-            raise ValueError("precision is 'int4' without a group size, expected 'int4/32' or such")
-        if dtype.startswith("float") and size is not None:
-            raise ValueError(f"group_size is {size} with precision {dtype!r}, expected None")
-        weights = np.array(as_float32(w, "w"), order="C")
-        if weights.ndim != 2:
-            raise ValueError(f"w has {weights.ndim} dimensions, expected 2: (out, in)")
-        if dtype == "float32":
-            held: QTensor | NDArray[np.float32] = read_only(weights)
-        elif dtype == "float16":
-            held = quantize(weights, "float16")
-        else:
-            held = quantize(weights, dtype, axis=0, group_size=size, method=method)
+        held = as_weights(w, precision, group_size, method)
         return cls._prepare(held, bias, x_qparams, out_qparams, activation)
 
     @classmethod
@@ -183,12 +190,23 @@ class Linear(Operator):
         return restore(cls, operator, precision, x_qparams, out_qparams, activation)
 
     def __call__(
-        self, x: QTensor | ArrayLike, *, out: NDArray[Any] | None = None
+        self, x: QTensor | QuantizedRows | ArrayLike, *, out: NDArray[Any] | None = None
     ) -> QTensor | NDArray[Any]:
-        """Return ``activation(x @ w.T + bias)``; see `octavo.linear`."""
+        """Return ``activation(x @ w.T + bias)``; see `octavo.linear`.
+
+        `x` may be `octavo.nn.QuantizedRows`, too, where rows of floats are quantized on the fly.
+        """
         held = self._held
         operator: PreparedLinear = self._operator if isinstance(held, tuple) else held
-        y = operator.run(activations(x, self._x_qparams), out)
+        if type(x) is QuantizedRows:
+            if not isinstance(operator, IntegerLinear) or self._x_qparams is not None:
+                raise ValueError(
+                    f"x is QuantizedRows, which {self!r} cannot take; "
+                    "expected precision 'int8' and no x_qparams"
+                )
+            y = operator.run_rows(*x, out)
+        else:
+            y = operator.run(activations(x, self._x_qparams), out)
         if out is not None or self._out_qparams is None:
             return y
         return wrap_result(y, self._out_qparams)
