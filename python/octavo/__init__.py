@@ -16,6 +16,7 @@ from octavo.array import (
     quantize,
 )
 from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
+from octavo.graph import load
 from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Embedding, Linear, attention
 from octavo.runtime import set_num_threads, show_config, threads
 
@@ -40,6 +41,7 @@ __all__ = [
     "conv_transpose2d",
     "dequantize",
     "linear",
+    "load",
     "matmul",
     "pack",
     "quantize",

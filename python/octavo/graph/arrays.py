@@ -1,0 +1,952 @@
+"""Operators that NumPy computes: shapes, indices, comparisons, arithmetic of single values.
+
+Views where ONNX's meaning allows one. What NumPy leaves to a C library or to the CPU at hand (log,
+sin, pow) is computed in float64 and rounded once, so that float32 results do not depend on either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.graph.kernel import Arg, Attributes, Kernel, Make
+
+Array = NDArray[Any]
+
+_FLOATS = frozenset({"float16", "float32", "float64"})
+_INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+NUMBERS = _FLOATS | _INTEGERS | {"bool"}
+# ONNX's numbers for the element types that NumPy has; strings and the small floats are not here.
+DTYPES = {
+    1: np.dtype(np.float32),
+    2: np.dtype(np.uint8),
+    3: np.dtype(np.int8),
+    4: np.dtype(np.uint16),
+    5: np.dtype(np.int16),
+    6: np.dtype(np.int32),
+    7: np.dtype(np.int64),
+    9: np.dtype(np.bool_),
+    10: np.dtype(np.float16),
+    11: np.dtype(np.float64),
+    12: np.dtype(np.uint32),
+    13: np.dtype(np.uint64),
+}
+
+
+def are_numbers(args: Sequence[Arg]) -> bool:
+    """Whether NumPy can compute with all of these."""
+    return all(arg.dtype is None or arg.dtype in NUMBERS for arg in args)
+
+
+def _is_float(arg: Arg) -> bool:
+    return arg.dtype is None or arg.dtype in _FLOATS
+
+
+def _elementwise(function: Callable[..., Any]) -> Make:
+    def make(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        return Kernel(function) if are_numbers(args) else None
+
+    return make
+
+
+def _tensors(function: Callable[[Attributes], Callable[..., Any]]) -> Make:
+    """Operators that move values of whatever dtype; sequences are left to the reference."""
+
+    def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        if any(arg.dtype in ("sequence", "optional", "map", "sparse_tensor") for arg in args):
+            return None
+        return Kernel(function(a))
+
+    return make
+
+
+def _in_float64(function: Callable[..., Any]) -> Make:
+    """Float operators computed in float64 and rounded once."""
+
+    def run(x: Array, *more: Any) -> Array:
+        result: Array = function(x.astype(np.float64), *more).astype(x.dtype)
+        return result
+
+    def make(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        return Kernel(run) if _is_float(args[0]) and are_numbers(args) else None
+
+    return make
+
+
+def _reduced(function: Any, *arrays: Array) -> Any:
+    result = arrays[0]
+    for each in arrays[1:]:
+        result = function(result, each)
+    return result
+
+
+def _variadic(function: Any) -> Make:
+    return _elementwise(partial(_reduced, function))
+
+
+def _mean(*arrays: Array) -> Any:
+    total = _reduced(np.add, *arrays)
+    return total / total.dtype.type(len(arrays))
+
+
+def _divide(a: Array, b: Array) -> Any:
+    if a.dtype.kind == "f":
+        return np.divide(a, b)
+    quotient = np.floor_divide(a, b)
+    if a.dtype.kind == "u":
+        return quotient
+    # ONNX cuts towards zero.
+    up = ((a < 0) != (b < 0)) & (quotient * b != a)
+    return quotient + up.astype(quotient.dtype)
+
+
+def _mod(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if not are_numbers(args):
+        return None
+    return Kernel(np.fmod if a.get("fmod", 0) else np.mod)
+
+
+def _pow(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if not are_numbers(args):
+        return None
+    exponent = args[1].array
+    if exponent is not None and exponent.size == 1 and exponent.ndim <= 1 and _is_float(args[0]):
+        if exponent.item() == 2:
+            return Kernel(lambda x, _: np.square(x))
+        if exponent.item() == 0.5:
+            return Kernel(lambda x, _: np.sqrt(x))
+
+    def run(x: Array, y: Array) -> Array:
+        if x.dtype.kind == "f" or y.dtype.kind == "f":
+            return np.power(x.astype(np.float64), y.astype(np.float64)).astype(x.dtype)
+        return np.power(x, y).astype(x.dtype)
+
+    return Kernel(run)
+
+
+def _shift(a: Attributes, _args: Sequence[Arg]) -> Kernel:
+    return Kernel(np.left_shift if a["direction"] == "LEFT" else np.right_shift)
+
+
+def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if not are_numbers(args):
+        return None
+
+    def run(x: Array, lo: Array | None = None, hi: Array | None = None) -> Array:
+        if lo is not None:
+            x = np.maximum(x, lo)
+        return x if hi is None else np.minimum(x, hi)
+
+    return Kernel(run)
+
+
+def _cast(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    dtype = DTYPES.get(a["to"])
+    if dtype is None or args[0].dtype not in NUMBERS:
+        return None
+    return Kernel(lambda x: x.astype(dtype, copy=False))
+
+
+def _cast_like(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if args[0].dtype not in NUMBERS or args[1].dtype not in NUMBERS:
+        return None
+    return Kernel(lambda x, like: x.astype(like.dtype, copy=False))
+
+
+def _isinf(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if not are_numbers(args):
+        return None
+    positive, negative = a.get("detect_positive", 1), a.get("detect_negative", 1)
+
+    def run(x: Array) -> Array:
+        return np.isinf(x) & (((x > 0) & bool(positive)) | ((x < 0) & bool(negative)))
+
+    return Kernel(run)
+
+
+# --- functions of one value -----------------------------------------------------------------------
+
+
+def _leaky_relu(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    alpha = a.get("alpha", 0.01)
+    return _if_float(args, lambda x: np.where(x < 0, x * x.dtype.type(alpha), x))
+
+
+def _prelu(x: Array, slope: Array) -> Any:
+    return np.where(x < 0, x * slope, x)
+
+
+def _hard_sigmoid(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    alpha, beta = a.get("alpha", 0.2), a.get("beta", 0.5)
+    return _if_float(args, lambda x: _line(x, alpha, beta))
+
+
+def _line(x: Array, alpha: float, beta: float) -> Any:
+    one = x.dtype.type(1)
+    return np.minimum(np.maximum(x * x.dtype.type(alpha) + x.dtype.type(beta), 0 * one), one)
+
+
+def _hard_swish(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    return _if_float(args, lambda x: x * _line(x, 1 / 6, 0.5))
+
+
+def _if_float(args: Sequence[Arg], function: Callable[..., Any]) -> Kernel | None:
+    return Kernel(function) if _is_float(args[0]) else None
+
+
+def _thresholded(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    alpha = a.get("alpha", 1.0)
+    return _if_float(args, lambda x: np.where(x > alpha, x, x.dtype.type(0)))
+
+
+def _exponential(function: Callable[[Attributes, Array], Array]) -> Make:
+    """Activations with an exponential in them that octavo.nn has no kernel for."""
+
+    def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        return _in_float64(partial(function, a))(a, args)
+
+    return make
+
+
+def _elu(a: Attributes, x: Array) -> Any:
+    return np.where(x < 0, a.get("alpha", 1.0) * np.expm1(x), x)
+
+
+def _selu(a: Attributes, x: Array) -> Any:
+    alpha, gamma = (
+        a.get("alpha", 1.67326319217681884765625),
+        a.get("gamma", 1.05070102214813232421875),
+    )
+    return gamma * np.where(x > 0, x, alpha * np.expm1(x))
+
+
+def _celu(a: Attributes, x: Array) -> Any:
+    alpha = a.get("alpha", 1.0)
+    return np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(x / alpha))
+
+
+def _softplus(_a: Attributes, x: Array) -> Any:
+    return np.logaddexp(x, 0)
+
+
+def _mish(_a: Attributes, x: Array) -> Any:
+    return x * np.tanh(np.logaddexp(x, 0))
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def _whole(values: Any) -> list[int]:
+    return [int(value) for value in np.asarray(values).reshape(-1)]
+
+
+def _reshape(a: Attributes) -> Callable[..., Any]:
+    keep_zero = bool(a.get("allowzero", 0))
+
+    def run(x: Array, shape: Array) -> Array:
+        sizes = _whole(shape)
+        if not keep_zero and 0 in sizes:
+            sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
+        return x.reshape(sizes)
+
+    return run
+
+
+def _flatten(a: Attributes) -> Callable[..., Any]:
+    def run(x: Array) -> Array:
+        axis = a.get("axis", 1)
+        axis += x.ndim if axis < 0 else 0
+        return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+    return run
+
+
+def _axes(a: Attributes, given: Array | None) -> tuple[int, ...] | None:
+    axes = a.get("axes") if given is None else _whole(given)
+    return None if axes is None else tuple(axes)
+
+
+def _squeeze(a: Attributes) -> Callable[..., Any]:
+    return lambda x, axes=None: np.squeeze(x, _axes(a, axes))
+
+
+def _unsqueeze(a: Attributes) -> Callable[..., Any]:
+    return lambda x, axes=None: np.expand_dims(x, _axes(a, axes) or ())
+
+
+def _transpose(a: Attributes) -> Callable[..., Any]:
+    order = a.get("perm")
+    return lambda x: x.transpose(order)
+
+
+def _concat(a: Attributes) -> Callable[..., Any]:
+    return lambda *arrays: np.concatenate(arrays, a["axis"])
+
+
+def _split(a: Attributes) -> Callable[..., Any]:
+    axis = a.get("axis", 0)
+
+    def run(x: Array, sizes: Array | None = None) -> tuple[Array, ...]:
+        parts = a.get("split") if sizes is None else _whole(sizes)
+        if parts is None:
+            size = -(-x.shape[axis] // a.outputs)
+            ends = [size * (i + 1) for i in range(a.outputs - 1)]
+        else:
+            ends = np.cumsum(parts)[:-1].tolist()
+        return tuple(np.split(x, ends, axis))
+
+    def single(x: Array, sizes: Array | None = None) -> Array:
+        return run(x, sizes)[0]
+
+    return single if a.outputs == 1 else run
+
+
+def _slice(_a: Attributes) -> Callable[..., Any]:
+    def run(
+        x: Array,
+        starts: Array,
+        ends: Array,
+        axes: Array | None = None,
+        steps: Array | None = None,
+    ) -> Array:
+        first, last = _whole(starts), _whole(ends)
+        which = range(len(first)) if axes is None else _whole(axes)
+        by = [1] * len(first) if steps is None else _whole(steps)
+        index = [slice(None)] * x.ndim
+        for axis, start, end, step in zip(which, first, last, by, strict=True):
+            index[axis] = slice(start, end, step)
+        return x[tuple(index)]
+
+    return run
+
+
+def _gather(a: Attributes) -> Callable[..., Any]:
+    axis = a.get("axis", 0)
+    return lambda x, index: np.take(x, index, axis)
+
+
+def _gather_elements(a: Attributes) -> Callable[..., Any]:
+    axis = a.get("axis", 0)
+
+    def run(x: Array, index: Array) -> Array:
+        # Other axes of the index may be shorter than those of x.
+        part = tuple(
+            slice(None) if i == axis % x.ndim else slice(size) for i, size in enumerate(index.shape)
+        )
+        return np.take_along_axis(x[part], index, axis)
+
+    return run
+
+
+def _gather_nd(a: Attributes) -> Callable[..., Any]:
+    dims = a.get("batch_dims", 0)
+
+    def run(x: Array, index: Array) -> Any:
+        lead = np.ix_(*(np.arange(size) for size in index.shape[:dims]))
+        tail = index.ndim - 1 - dims
+        batch = [each.reshape(each.shape + (1,) * tail) for each in lead]
+        return x[(*batch, *np.moveaxis(index, -1, 0))]
+
+    return run
+
+
+_SCATTER = {
+    "none": None,
+    "add": np.add,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+def _scatter(x: Array, index: tuple[Any, ...], updates: Array, how: str) -> Any:
+    result = np.array(x)
+    function = _SCATTER[how]
+    if function is None:
+        result[index] = updates
+    else:
+        function.at(result, index, updates)
+    return result
+
+
+def _scatter_elements(a: Attributes) -> Callable[..., Any]:
+    axis, how = a.get("axis", 0), a.get("reduction", "none")
+
+    def run(x: Array, index: Array, updates: Array) -> Any:
+        where: list[Any] = list(np.ix_(*(np.arange(size) for size in index.shape)))
+        where[axis] = index
+        return _scatter(x, tuple(where), updates, how)
+
+    return run
+
+
+def _scatter_nd(a: Attributes) -> Callable[..., Any]:
+    how = a.get("reduction", "none")
+    return lambda x, index, updates: _scatter(x, tuple(np.moveaxis(index, -1, 0)), updates, how)
+
+
+def _expand(x: Array, shape: Array) -> Any:
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(_whole(shape))))
+
+
+def _pad(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    mode = a.get("mode", "constant")
+    if not are_numbers(args):
+        return None
+
+    def run(x: Array, pads: Array, value: Array | None = None, axes: Array | None = None) -> Array:
+        sides = _whole(pads)
+        which = range(x.ndim) if axes is None else _whole(axes)
+        widths = [(0, 0)] * x.ndim
+        for i, axis in enumerate(which):
+            widths[axis] = (sides[i], sides[i + len(sides) // 2])
+        inside = tuple(
+            slice(-min(before, 0), size + min(after, 0))
+            for size, (before, after) in zip(x.shape, widths, strict=True)
+        )
+        more = [(max(before, 0), max(after, 0)) for before, after in widths]
+        if mode == "constant":
+            fill = 0 if value is None else np.asarray(value).reshape(())
+            return np.pad(x[inside], more, constant_values=fill)
+        return np.pad(x[inside], more, mode=mode)
+
+    return Kernel(run)
+
+
+def _shape(a: Attributes) -> Callable[..., Any]:
+    window = slice(a.get("start", 0), a.get("end"))
+    return lambda x: np.array(x.shape[window], np.int64)
+
+
+def _constant_of_shape(a: Attributes) -> Callable[..., Any]:
+    value = a.get("value", np.zeros(1, np.float32))
+    return lambda shape: np.full(_whole(shape), value.reshape(())[()], value.dtype)
+
+
+def _range(start: Array, limit: Array, delta: Array) -> Any:
+    first, last, step = (np.asarray(each).reshape(()).item() for each in (start, limit, delta))
+    count = max(math.ceil((last - first) / step), 0)
+    return (first + step * np.arange(count)).astype(start.dtype)
+
+
+def _trilu(a: Attributes) -> Callable[..., Any]:
+    function = np.triu if a.get("upper", 1) else np.tril
+    return lambda x, k=None: function(x, 0 if k is None else int(np.asarray(k).item()))
+
+
+def _depth_to_space(a: Attributes) -> Callable[..., Any]:
+    size, rows_first = a["blocksize"], a.get("mode", "DCR") == "DCR"
+
+    def run(x: Array) -> Array:
+        n, c, h, w = x.shape
+        depth = c // (size * size)
+        if rows_first:
+            y = x.reshape(n, size, size, depth, h, w).transpose(0, 3, 4, 1, 5, 2)
+        else:
+            y = x.reshape(n, depth, size, size, h, w).transpose(0, 1, 4, 2, 5, 3)
+        return y.reshape(n, depth, h * size, w * size)
+
+    return run
+
+
+def _space_to_depth(a: Attributes) -> Callable[..., Any]:
+    size, depth_last = a["blocksize"], a.get("mode", "DCR") == "DCR"
+
+    def run(x: Array) -> Array:
+        n, c, h, w = x.shape
+        y = x.reshape(n, c, h // size, size, w // size, size)
+        y = y.transpose(0, 3, 5, 1, 2, 4) if depth_last else y.transpose(0, 1, 3, 5, 2, 4)
+        return y.reshape(n, c * size * size, h // size, w // size)
+
+    return run
+
+
+def _one_hot(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    axis = a.get("axis", -1)
+
+    def run(index: Array, depth: Array, values: Array) -> Any:
+        count = int(np.asarray(depth).item())
+        place = axis + index.ndim + 1 if axis < 0 else axis
+        position = np.mod(index, count).astype(np.int64)
+        inside = (index >= -count) & (index < count)
+        hot = (np.expand_dims(position, place) == _along(count, place, index.ndim + 1)) & (
+            np.expand_dims(inside, place)
+        )
+        return np.where(hot, values[1], values[0])
+
+    return Kernel(run) if are_numbers(args) else None
+
+
+def _along(count: int, axis: int, ndim: int) -> Array:
+    shape = [1] * ndim
+    shape[axis] = count
+    return np.arange(count).reshape(shape)
+
+
+def _cumsum(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    exclusive, backwards = a.get("exclusive", 0), a.get("reverse", 0)
+
+    def run(x: Array, axis: Array) -> Array:
+        along = int(np.asarray(axis).item())
+        y = np.flip(x, along) if backwards else x
+        total = np.cumsum(y, along, dtype=x.dtype)
+        if exclusive:
+            total = np.roll(total, 1, along)
+            first: list[Any] = [slice(None)] * x.ndim
+            first[along] = slice(0, 1)
+            total[tuple(first)] = 0
+        return np.flip(total, along) if backwards else total
+
+    return Kernel(run) if are_numbers(args) else None
+
+
+def _top_k(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    axis, largest = a.get("axis", -1), a.get("largest", 1)
+
+    def run(x: Array, k: Array) -> tuple[Array, Array]:
+        count = int(np.asarray(k).item())
+        if largest:  # the first of equals comes first in both directions
+            order = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
+            order = x.shape[axis] - 1 - order
+        else:
+            order = np.argsort(x, axis, kind="stable")
+        index = np.take(order, np.arange(count), axis)
+        return np.take_along_axis(x, index, axis), index
+
+    return Kernel(run) if are_numbers(args) and a.outputs == 2 else None
+
+
+def _arg_reduce(function: Any) -> Make:
+    def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        axis, keep, last = (
+            a.get("axis", 0),
+            bool(a.get("keepdims", 1)),
+            a.get("select_last_index", 0),
+        )
+
+        def run(x: Array) -> Array:
+            if last:
+                index = x.shape[axis] - 1 - function(np.flip(x, axis), axis=axis, keepdims=keep)
+            else:
+                index = function(x, axis=axis, keepdims=keep)
+            return np.asarray(index, np.int64)
+
+        return Kernel(run) if are_numbers(args) else None
+
+    return make
+
+
+def _reverse_sequence(a: Attributes) -> Callable[..., Any]:
+    time, batch = a.get("time_axis", 0), a.get("batch_axis", 1)
+
+    def run(x: Array, lengths: Array) -> Array:
+        y = np.array(x)
+        views = np.moveaxis(x, (batch, time), (0, 1)), np.moveaxis(y, (batch, time), (0, 1))
+        for i, length in enumerate(lengths):
+            views[1][i, :length] = views[0][i, :length][::-1]
+        return y
+
+    return run
+
+
+def _einsum(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    equation = a["equation"]
+    return Kernel(lambda *x: np.einsum(equation, *x)) if are_numbers(args) else None
+
+
+# --- reductions -----------------------------------------------------------------------------------
+
+
+def _reduce(function: Callable[..., Any]) -> Make:
+    def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        keep, empty_is_none = bool(a.get("keepdims", 1)), bool(a.get("noop_with_empty_axes", 0))
+
+        def run(x: Array, axes: Array | None = None) -> Array:
+            which = _axes(a, axes)
+            if not which:
+                which = () if empty_is_none else None
+            result: Array = np.asarray(function(x, which, keep))
+            return result.astype(x.dtype, copy=False)
+
+        return Kernel(run) if are_numbers(args) else None
+
+    return make
+
+
+def _extreme(function: Any, greatest: bool) -> Callable[..., Any]:
+    def reduce(x: Array, axes: Any, keep: bool) -> Any:
+        if x.size:
+            return function.reduce(x, axes, keepdims=keep)
+        if x.dtype.kind == "f":
+            first: Any = -np.inf if greatest else np.inf
+        elif x.dtype.kind == "b":
+            first = not greatest
+        else:
+            first = np.iinfo(x.dtype).min if greatest else np.iinfo(x.dtype).max
+        return function.reduce(x, axes, keepdims=keep, initial=first)
+
+    return reduce
+
+
+def _sum(x: Array, axes: Any, keep: bool) -> Any:
+    return np.sum(x, axes, dtype=x.dtype, keepdims=keep)
+
+
+def _log_sum_exp(x: Array, axes: Any, keep: bool) -> Any:
+    wide = x.astype(np.float64)
+    top = _extreme(np.maximum, True)(wide, axes, True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    total = np.log(np.add.reduce(np.exp(wide - top), axes, keepdims=True)) + top
+    return total if keep else total.reshape(_sum(wide, axes, False).shape)
+
+
+# --- resize ---------------------------------------------------------------------------------------
+
+_NEAREST: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def _coordinates(size: int, out: int, scale: float, how: str) -> Array:
+    i = np.arange(out, dtype=np.float64)
+    if how == "asymmetric":
+        return i / scale
+    if how == "align_corners":
+        length = scale * size  # not rounded, as in ONNX's own implementation
+        return i * ((size - 1) / (length - 1)) if length != 1 else np.zeros(out)
+    if how == "pytorch_half_pixel" and out == 1:
+        return np.zeros(out)
+    x = (i + 0.5) / scale - 0.5
+    if how == "half_pixel_symmetric":
+        middle, width = size / 2, out / (scale * size)
+        x += middle * (1 - width)
+    return x
+
+
+def _resize(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    mode = a.get("mode", "nearest")
+    how = a.get("coordinate_transformation_mode", "half_pixel")
+    nearest = a.get("nearest_mode", "round_prefer_floor")
+    if (
+        mode not in ("nearest", "linear")
+        or how == "tf_crop_and_resize"
+        or a.get("antialias", 0)
+        or a.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+        or not are_numbers(args[:1])
+    ):
+        return None
+
+    def run(
+        x: Array, _roi: Array | None = None, scales: Array | None = None, sizes: Array | None = None
+    ) -> Array:
+        which = range(x.ndim) if "axes" not in a else [axis % x.ndim for axis in a["axes"]]
+        y = x
+        if scales is not None and scales.size:
+            factors = scales.astype(np.float64).tolist()
+            outs = [math.floor(x.shape[axis] * f) for axis, f in zip(which, factors, strict=True)]
+        else:
+            outs = _whole(sizes)
+            factors = [out / x.shape[axis] for axis, out in zip(which, outs, strict=True)]
+        # Innermost last: rows first touch less memory.
+        for axis, out, factor in zip(which, outs, factors, strict=True):
+            size = x.shape[axis]
+            if out == size and factor == 1:
+                continue
+            at = _coordinates(size, out, factor, how)
+            if mode == "nearest":
+                index = np.clip(_NEAREST[nearest](at), 0, size - 1).astype(np.intp)
+                y = np.take(y, index, axis)
+            else:
+                at = np.clip(at, 0, size - 1)
+                low = np.floor(at).astype(np.intp)
+                high = np.minimum(low + 1, size - 1)
+                shape = [1] * x.ndim
+                shape[axis] = out
+                part = (at - low).astype(np.float32).reshape(shape)
+                left = np.take(y, low, axis).astype(np.float32, copy=False)
+                y = left + (np.take(y, high, axis) - left) * part
+        return y.astype(x.dtype, copy=False)
+
+    return Kernel(run)
+
+
+# --- pooling of floats ----------------------------------------------------------------------------
+
+
+def pool_sides(
+    a: Attributes, sizes: Sequence[int], kernel: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """Return padding before and behind, and the size of the result, for each axis of the image."""
+    dims = len(sizes)
+    strides = a.get("strides") or (1,) * dims
+    dilations = a.get("dilations") or (1,) * dims
+    auto = a.get("auto_pad", "NOTSET")
+    pads = a.get("pads") or (0,) * (2 * dims)
+    before, behind, outs = [], [], []
+    for i, (size, width) in enumerate(zip(sizes, kernel, strict=True)):
+        reach = (width - 1) * dilations[i] + 1
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            out = -(-size // strides[i])
+            extra = max((out - 1) * strides[i] + reach - size, 0)
+            less, more = extra // 2, extra - extra // 2
+            left, right = (less, more) if auto == "SAME_UPPER" else (more, less)
+        else:
+            left, right = (0, 0) if auto == "VALID" else (pads[i], pads[i + dims])
+            room = size + left + right - reach
+            out = room // strides[i] + 1
+            if a.get("ceil_mode", 0) and room % strides[i] and (out * strides[i] < size + left):
+                out += 1
+        before.append(left)
+        behind.append(right)
+        outs.append(out)
+    return before, behind, outs
+
+
+def _windows(x: Array, a: Attributes, kernel: Sequence[int], outs: Sequence[int]) -> Any:
+    """Yield, for each tap of the kernel, the padded image as the windows see it."""
+    dims = len(kernel)
+    strides = a.get("strides") or (1,) * dims
+    dilations = a.get("dilations") or (1,) * dims
+    for tap in product(*map(range, kernel)):
+        index = [
+            slice(t * d, t * d + (out - 1) * s + 1, s)
+            for t, d, s, out in zip(tap, dilations, strides, outs, strict=True)
+        ]
+        yield x[(slice(None), slice(None), *index)]
+
+
+def _reach(a: Attributes, kernel: Sequence[int], outs: Sequence[int]) -> list[int]:
+    dims = len(kernel)
+    strides = a.get("strides") or (1,) * dims
+    dilations = a.get("dilations") or (1,) * dims
+    return [
+        (out - 1) * s + (k - 1) * d + 1
+        for out, s, k, d in zip(outs, strides, kernel, dilations, strict=True)
+    ]
+
+
+def _padded(
+    x: Array, fill: Any, before: Sequence[int], needed: Sequence[int], sizes: Sequence[int]
+) -> Array:
+    widths = [(0, 0), (0, 0)] + [
+        (left, max(most - left - size, 0))
+        for left, most, size in zip(before, needed, sizes, strict=True)
+    ]
+    if not any(map(any, widths)):
+        return x
+    return np.pad(x, widths, constant_values=fill)
+
+
+def max_pool(a: Attributes, x: Array) -> Array:
+    """Return the greatest value under each window of (batch, channels, ...) images."""
+    sizes, kernel = x.shape[2:], a["kernel_shape"]
+    before, _, outs = pool_sides(a, sizes, kernel)
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    image = _padded(x, lowest, before, _reach(a, kernel, outs), sizes)
+    views = _windows(image, a, kernel, outs)
+    result = np.array(next(views))
+    for view in views:
+        np.maximum(result, view, out=result)
+    return result
+
+
+def _max_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if a.outputs > 1 or not are_numbers(args):
+        return None
+    return Kernel(partial(max_pool, a))
+
+
+def _average_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    if not _is_float(args[0]):
+        return None
+    kernel, include = a["kernel_shape"], a.get("count_include_pad", 0)
+
+    def run(x: Array) -> Any:
+        sizes = x.shape[2:]
+        before, behind, outs = pool_sides(a, sizes, kernel)
+        needed = _reach(a, kernel, outs)
+        image = _padded(x, 0, before, needed, sizes)
+        total = _reduced(np.add, *_windows(image, a, kernel, outs))
+        inside = [
+            (left, size + left + right) if include else (left, size)
+            for left, right, size in zip(before, behind, sizes, strict=True)
+        ]
+        ones = np.ones((1, 1, *sizes), x.dtype)
+        if include:
+            ones = np.ones((1, 1, *(most for _, most in inside)), x.dtype)
+            ones = _padded(ones, 0, [0] * len(sizes), needed, ones.shape[2:])
+        else:
+            ones = _padded(ones, 0, before, needed, sizes)
+        count = _reduced(np.add, *_windows(ones, a, kernel, outs))
+        return total / count
+
+    return Kernel(run)
+
+
+def _global(function: Callable[[Array, tuple[int, ...]], Array]) -> Make:
+    def make(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        return _if_float(args, lambda x: function(x, tuple(range(2, x.ndim))))
+
+    return make
+
+
+def _global_mean(x: Array, axes: tuple[int, ...]) -> Any:
+    return np.mean(x, axes, keepdims=True)
+
+
+def _global_max(x: Array, axes: tuple[int, ...]) -> Any:
+    return np.max(x, axes, keepdims=True)
+
+
+_UFUNCS: dict[str, Callable[..., Any]] = {
+    "Abs": np.abs,
+    "Add": np.add,
+    "And": np.logical_and,
+    "BitwiseAnd": np.bitwise_and,
+    "BitwiseNot": np.invert,
+    "BitwiseOr": np.bitwise_or,
+    "BitwiseXor": np.bitwise_xor,
+    "Ceil": np.ceil,
+    "Div": _divide,
+    "Equal": np.equal,
+    "Floor": np.floor,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "IsNaN": np.isnan,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "Not": np.logical_not,
+    "Or": np.logical_or,
+    "PRelu": _prelu,
+    "Reciprocal": lambda x: x.dtype.type(1) / x,
+    "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "Round": np.rint,
+    "Sign": np.sign,
+    "Softsign": lambda x: x / (x.dtype.type(1) + np.abs(x)),
+    "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+    "Where": np.where,
+    "Xor": np.logical_xor,
+}
+_WIDE: dict[str, Callable[..., Any]] = {
+    "Acos": np.arccos,
+    "Acosh": np.arccosh,
+    "Asin": np.arcsin,
+    "Asinh": np.arcsinh,
+    "Atan": np.arctan,
+    "Atanh": np.arctanh,
+    "Cos": np.cos,
+    "Cosh": np.cosh,
+    "Log": np.log,
+    "Sin": np.sin,
+    "Sinh": np.sinh,
+    "Tan": np.tan,
+}
+_MOVES: dict[str, Callable[[Attributes], Callable[..., Any]]] = {
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "DepthToSpace": _depth_to_space,
+    "Expand": lambda _a: _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "Identity": lambda _a: lambda x: x,
+    "NonZero": lambda _a: lambda x: np.array(np.nonzero(np.atleast_1d(x)), np.int64),
+    "Reshape": _reshape,
+    "ReverseSequence": _reverse_sequence,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
+    "Shape": _shape,
+    "Size": lambda _a: lambda x: np.array(x.size, np.int64),
+    "Slice": _slice,
+    "SpaceToDepth": _space_to_depth,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Tile": lambda _a: lambda x, repeats: np.tile(x, _whole(repeats)),
+    "Transpose": _transpose,
+    "Trilu": _trilu,
+    "Unsqueeze": _unsqueeze,
+}
+_REDUCTIONS: dict[str, Callable[..., Any]] = {
+    "ReduceL1": lambda x, axes, keep: _sum(np.abs(x), axes, keep),
+    "ReduceL2": lambda x, axes, keep: np.sqrt(_sum(np.square(x), axes, keep)),
+    "ReduceLogSum": lambda x, axes, keep: np.log(_sum(x.astype(np.float64), axes, keep)),
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": _extreme(np.maximum, True),
+    "ReduceMean": lambda x, axes, keep: np.mean(x, axes, keepdims=keep),
+    "ReduceMin": _extreme(np.minimum, False),
+    "ReduceProd": lambda x, axes, keep: np.multiply.reduce(x, axes, keepdims=keep, dtype=x.dtype),
+    "ReduceSum": _sum,
+    "ReduceSumSquare": lambda x, axes, keep: _sum(np.square(x), axes, keep),
+}
+
+KERNELS: dict[str, Make] = {
+    **{op: _elementwise(function) for op, function in _UFUNCS.items()},
+    **{op: _in_float64(function) for op, function in _WIDE.items()},
+    **{op: _tensors(function) for op, function in _MOVES.items()},
+    **{op: _reduce(function) for op, function in _REDUCTIONS.items()},
+    "ArgMax": _arg_reduce(np.argmax),
+    "ArgMin": _arg_reduce(np.argmin),
+    "AveragePool": _average_pool,
+    "BitShift": _shift,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Celu": _exponential(_celu),
+    "Clip": _clip,
+    "CumSum": _cumsum,
+    "Einsum": _einsum,
+    "Elu": _exponential(_elu),
+    "GlobalAveragePool": _global(_global_mean),
+    "GlobalMaxPool": _global(_global_max),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "IsInf": _isinf,
+    "LeakyRelu": _leaky_relu,
+    "Max": _variadic(np.maximum),
+    "MaxPool": _max_pool,
+    "Mean": _elementwise(_mean),
+    "Min": _variadic(np.minimum),
+    "Mish": _exponential(_mish),
+    "Mod": _mod,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "Pow": _pow,
+    "Range": _elementwise(_range),
+    "Resize": _resize,
+    "Selu": _exponential(_selu),
+    "Softplus": _exponential(_softplus),
+    "Sum": _variadic(np.add),
+    "ThresholdedRelu": _thresholded,
+    "TopK": _top_k,
+}
+# Inputs whose values decide the shape of the result, by their places.
+SHAPED_BY: dict[str, tuple[int, ...]] = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+    **dict.fromkeys(_REDUCTIONS, (1,)),
+}
+# Operators whose result has a shape that depends on the values of their first input.
+VALUE_SHAPED = frozenset({"NonZero"})

@@ -1,0 +1,234 @@
+"""Runs a graph: each node is prepared once; what follows from input shapes alone, once a shape."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from octavo.graph.control import control_kernel
+from octavo.graph.ir import Graph, Node, Subgraph
+from octavo.graph.kernel import NO_ARG, Arg, Attributes, Kernel
+from octavo.graph.onnx_reader import import_onnx, to_model
+from octavo.graph.operators import KERNELS, SHAPED_BY, VALUE_SHAPED
+
+REFERENCE = "onnx.reference"
+# How many input shapes are kept planned.
+MOST_PLANS = 16
+_NOTHING = 0  # the slot of inputs that are left out
+
+
+class Step(NamedTuple):
+    """A prepared node between slots."""
+
+    node: Node
+    kernel: Kernel
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Plan(NamedTuple):
+    """Steps for one shape of the inputs: those that depend on more than the shape."""
+
+    template: list[Any]
+    steps: tuple[Step, ...]
+    # For each step: the slots that nothing reads after it.
+    frees: tuple[tuple[int, ...], ...]
+
+
+def prepare_node(node: Node, graph: Graph) -> Kernel:
+    """Return the node's kernel: octavo's or NumPy's, else onnx's reference implementation."""
+    control = control_kernel(node, _prepare_graph)
+    if control is not None:
+        return control
+    make = KERNELS.get(node.op)
+    if make is not None:
+        attributes = Attributes(node.attributes)
+        attributes.version, attributes.outputs = node.version, len(node.outputs)
+        kernel = make(attributes, [_arg(name, graph) for name in node.inputs])
+        if kernel is not None:
+            return kernel
+    return Kernel(_Reference(node), REFERENCE)
+
+
+def _prepare_graph(graph: Graph) -> Callable[[Sequence[Any]], list[Any]]:
+    executor = Executor(graph)
+    names = [value.name for value in graph.outputs]
+    return lambda arrays: executor.run(arrays, names)
+
+
+def _arg(name: str, graph: Graph) -> Arg:
+    if not name:
+        return NO_ARG
+    value = graph.value(name)
+    return Arg(value.dtype, value.shape, graph.constants.get(name))
+
+
+class _Reference:
+    """A node run by onnx's reference implementation, an evaluator a thread."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._names = [f"x{i}" if name else "" for i, name in enumerate(node.inputs)]
+        self._names += node.implicit
+        self._local = threading.local()
+
+    def __call__(self, *values: Any) -> Any:
+        evaluator = getattr(self._local, "evaluator", None)
+        if evaluator is None:
+            make = import_onnx().reference.ReferenceEvaluator
+            evaluator = self._local.evaluator = make(to_model(self._node))
+        feeds = {name: value for name, value in zip(self._names, values, strict=True) if name}
+        results = iter(evaluator.run(None, feeds))
+        outputs = tuple(_tensor(next(results)) if name else None for name in self._node.outputs)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+def _tensor(value: Any) -> Any:
+    """Return strings as ONNX tensors hold them; the reference gives NumPy's own."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        return value.astype(object)
+    return value
+
+
+class Executor:
+    """A graph, prepared. Immutable but for the plans, which are replaced as a whole."""
+
+    def __init__(self, graph: Graph) -> None:
+        slots = {"": _NOTHING}
+        for name in (
+            *(value.name for value in graph.inputs),
+            *graph.constants,
+            *(name for node in graph.nodes for name in node.outputs),
+        ):
+            slots.setdefault(name, len(slots))
+        self._template: list[Any] = [None] * len(slots)
+        for name, constant in graph.constants.items():
+            self._template[slots[name]] = constant
+        self.steps = tuple(
+            Step(
+                node,
+                prepare_node(node, graph),
+                tuple(slots[name] for name in (*node.inputs, *node.implicit.values())),
+                tuple(slots[name] for name in node.outputs),
+            )
+            for node in graph.nodes
+        )
+        # A slot read by kernels that took the constant in need not be kept for them.
+        self._inputs = tuple(slots[value.name] for value in graph.inputs)
+        self._outputs = {value.name: slots[value.name] for value in graph.outputs}
+        self._static = self._shape_values(graph, slots)
+        self._plans: Mapping[tuple[Any, ...], Plan] = {}
+
+    def _shape_values(self, graph: Graph, slots: dict[str, int]) -> frozenset[int]:
+        """Return the slots of nodes whose values follow from the input shapes alone."""
+        shapes = {_NOTHING, *self._inputs, *(slots[name] for name in graph.constants)}
+        values = {_NOTHING, *(slots[name] for name in graph.constants)}
+        static: set[int] = set()
+        for step in self.steps:
+            op, inputs = step.node.op, step.inputs
+            known = op in ("Shape", "Size") and inputs[0] in shapes
+            if "Random" not in op and op not in _CHANCE and not _is_control(step.node):
+                known = known or all(slot in values for slot in inputs)
+            if known:
+                values.update(step.outputs)
+                static.update(step.outputs)
+            shaped = SHAPED_BY.get(op, ())
+            if known or (
+                step.kernel.name != REFERENCE
+                and op not in VALUE_SHAPED
+                and not _is_control(step.node)
+                and all(slot in shapes for slot in inputs)
+                and all(inputs[i] in values for i in shaped if i < len(inputs))
+            ):
+                shapes.update(step.outputs)
+        return frozenset(static - {_NOTHING})
+
+    def run(
+        self,
+        arrays: Sequence[Any],
+        outputs: Sequence[str],
+        timer: Callable[[Step, float], None] | None = None,
+    ) -> list[Any]:
+        """Return the outputs of these names."""
+        key = tuple(getattr(each, "shape", None) for each in arrays) if self._static else ()
+        plan = self._plans.get(key)
+        with np.errstate(all="ignore"):
+            if plan is None:
+                return self._first_run(key, arrays, outputs, timer)
+            values = plan.template.copy()
+            for slot, array in zip(self._inputs, arrays, strict=True):
+                values[slot] = array
+            for step, free in zip(plan.steps, plan.frees, strict=True):
+                _run_step(step, values, timer)
+                for slot in free:
+                    values[slot] = None
+        return [values[self._outputs[name]] for name in outputs]
+
+    def _first_run(
+        self,
+        key: tuple[Any, ...],
+        arrays: Sequence[Any],
+        outputs: Sequence[str],
+        timer: Callable[[Step, float], None] | None,
+    ) -> list[Any]:
+        """Run every step, keep what follows from the shapes, and plan the rest."""
+        template = self._template.copy()
+        values = self._template.copy()
+        for slot, array in zip(self._inputs, arrays, strict=True):
+            values[slot] = array
+        steps = tuple(step for step in self.steps if not self._static.issuperset(step.outputs))
+        for step, free in zip(self.steps, self._frees(self.steps), strict=True):
+            _run_step(step, values, timer)
+            for slot in free:
+                values[slot] = None
+        for slot in self._static:
+            template[slot] = values[slot]
+        plans = list(self._plans.items())[-(MOST_PLANS - 1) :]
+        self._plans = dict([*plans, (key, Plan(template, steps, self._frees(steps)))])
+        return [values[self._outputs[name]] for name in outputs]
+
+    def _frees(self, steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
+        kept = {*self._outputs.values(), *self._static, _NOTHING}
+        kept |= {slot for slot, value in enumerate(self._template) if value is not None}
+        frees: list[tuple[int, ...]] = []
+        for step in reversed(steps):
+            dead = {*step.inputs, *step.outputs} - kept
+            kept |= dead
+            frees.append(tuple(sorted(dead)))
+        return tuple(reversed(frees))
+
+    def is_own(self, array: Any) -> bool:
+        """Whether `array` is one that the executor keeps."""
+        return any(array is each for each in self._template) or any(
+            array is each for plan in self._plans.values() for each in plan.template
+        )
+
+
+def _is_control(node: Node) -> bool:
+    return any(isinstance(value, Subgraph) for value in node.attributes.values())
+
+
+_CHANCE = frozenset({"Bernoulli", "Multinomial"})
+
+
+def _run_step(step: Step, values: list[Any], timer: Callable[[Step, float], None] | None) -> None:
+    given = [values[slot] for slot in step.inputs]
+    began = 0.0 if timer is None else time.perf_counter()
+    try:
+        made = step.kernel.run(*given)
+    except Exception as error:
+        error.add_note(f"in {step.node.op} {step.node.name!r}")
+        raise
+    if timer is not None:
+        timer(step, time.perf_counter() - began)
+    if len(step.outputs) == 1:
+        # NumPy makes scalars of arrays without dimensions.
+        values[step.outputs[0]] = np.asarray(made) if isinstance(made, np.generic) else made
+    else:
+        for slot, each in zip(step.outputs, made, strict=False):
+            if slot != _NOTHING:
+                values[slot] = each

@@ -1,0 +1,56 @@
+"""What an operator becomes when it is prepared: a function of arrays, and what is known for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.graph.ir import Constant, Shape
+
+
+class Arg(NamedTuple):
+    """An input as it is known when a node is prepared. `dtype` None: not known."""
+
+    dtype: str | None = None
+    shape: Shape | None = None
+    value: Constant | None = None
+    given: bool = True
+
+    @property
+    def array(self) -> NDArray[Any] | None:
+        """The value, where it is a plain constant."""
+        return self.value if isinstance(self.value, np.ndarray) else None
+
+    @property
+    def rank(self) -> int | None:
+        """How many dimensions there are."""
+        return None if self.shape is None else len(self.shape)
+
+
+NO_ARG = Arg(given=False)
+
+
+class Attributes(dict[str, Any]):
+    """A node's attributes, and its version and number of outputs."""
+
+    version: int
+    outputs: int
+
+
+class Kernel(NamedTuple):
+    """A prepared operator: `run` takes the arrays of its inputs (None where one is left out).
+
+    It returns an array, or a tuple if the operator has several outputs. `name` says what computes:
+    "conv int8" and the like for octavo's own, "numpy", "onnx.reference".
+    """
+
+    run: Callable[..., Any]
+    name: str = "numpy"
+
+
+# Prepares an operator; None: not for these inputs. What a kernel cannot do is left to onnx's
+# reference implementation.
+Make = Callable[[Attributes, Sequence[Arg]], Kernel | None]

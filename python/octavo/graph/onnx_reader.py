@@ -1,0 +1,311 @@
+"""ONNX to the graph. A model file is untrusted: everything is checked here, once."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.errors import ModelError
+from octavo.graph.ir import Constant, Graph, Node, Subgraph, Value, unique_names
+
+# Of onnx, which is imported where it is needed, and may not be there.
+Proto = Any
+
+OLDEST_OPSET = 11
+# More than protobuf itself holds; what is left out is only what is known of the values.
+_MOST_INFERRED = 2**31 - 2**20
+
+
+def import_onnx() -> Any:
+    """Return the package onnx, or raise an error that says how to get it."""
+    import importlib
+
+    try:
+        for part in ("checker", "helper", "inliner", "numpy_helper", "reference"):
+            importlib.import_module(f"onnx.{part}")
+        return importlib.import_module("onnx")
+    except ImportError as error:
+        raise ImportError(
+            "ONNX models need the package onnx: pip install 'octavo[models]'"
+        ) from error
+
+
+def read(source: str | os.PathLike[str] | bytes | Proto) -> Graph:
+    """Return the graph of a model: a path, the bytes of a file, or a ModelProto.
+
+    Raises
+    ------
+    ModelError
+        What is no ONNX model, or one that contradicts itself; an opset before 11 or after what the
+        installed onnx knows.
+    FileNotFoundError, ImportError
+    """
+    content = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
+    onnx = import_onnx()
+    model = _parse(onnx, source, content)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # ValidationError, and whatever else a malformed model provokes
+        raise ModelError(f"not a valid ONNX model: {_first_line(error)}") from error
+    opsets = {each.domain or "ai.onnx": each.version for each in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    opset = opsets.get("ai.onnx", newest)
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ModelError(
+            f"the model has opset {opset}, expected {OLDEST_OPSET} to {newest}; "
+            "onnx.version_converter.convert_version converts it"
+        )
+    try:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        if model.ByteSize() < _MOST_INFERRED:
+            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as error:
+        raise ModelError(f"shapes or types contradict: {_first_line(error)}") from error
+    return _graph(onnx, model.graph, opsets, {})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _parse(onnx: Any, source: Any, content: Any) -> Proto:
+    model: Proto = onnx.ModelProto()
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        _decode(model, content, f"{path} is")
+        try:
+            onnx.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
+        except Exception as error:
+            raise ModelError(f"{path}: external data: {_first_line(error)}") from error
+        return model
+    if isinstance(content, bytes | bytearray | memoryview):
+        _decode(model, bytes(content), "the bytes are")
+    elif isinstance(content, onnx.ModelProto):
+        model = content
+    else:
+        raise TypeError(
+            f"source is {type(source).__name__}, expected a path, bytes or an onnx.ModelProto"
+        )
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ModelError(
+                f"{tensor.name} has external data; expected a path, so that its folder is known"
+            )
+    return model
+
+
+def _decode(model: Proto, content: bytes, what: str) -> None:
+    try:
+        model.ParseFromString(content)
+    except Exception as error:
+        raise ModelError(f"{what} no ONNX model: {_first_line(error)}") from error
+    if not model.graph.ByteSize() or not model.opset_import:
+        raise ModelError(f"{what} no ONNX model: no graph, or no opset")
+
+
+def _graph(onnx: Any, proto: Proto, opsets: dict[str, int], around: dict[str, Value]) -> Graph:
+    """Return a graph; `around` are the values that it can read if it is inside another."""
+    constants: dict[str, Constant] = {e.name: _array(onnx, e) for e in proto.initializer}
+    for each in proto.sparse_initializer:
+        constants[each.values.name] = _dense(onnx, each)
+    values = {
+        each.name: _value(onnx, each) for each in (*proto.input, *proto.value_info, *proto.output)
+    }
+    names = unique_names(each.name or f"{each.op_type}_{i}" for i, each in enumerate(proto.node))
+    nodes = []
+    for name, each in zip(names, proto.node, strict=True):
+        known = (
+            around
+            | values
+            | {name: Value(name, str(c.dtype), c.shape) for name, c in constants.items()}
+            if _has_graph(each)
+            else {}
+        )
+        node = _node(onnx, name, each, opsets, known)
+        if node.op == "Constant":
+            constants[node.outputs[0]] = _constant(onnx, each)
+        else:
+            nodes.append(node)
+    inputs = [values[each.name] for each in proto.input if each.name not in constants]
+    inputs += [around.get(name) or Value(name) for name in _free(proto, set())]
+    outputs = [values[each.name] for each in proto.output]
+    return Graph(proto.name, inputs, outputs, nodes, constants, values)
+
+
+def _has_graph(proto: Proto) -> bool:
+    return any(attribute.HasField("g") for attribute in proto.attribute)
+
+
+def _node(
+    onnx: Any, name: str, proto: Proto, opsets: dict[str, int], around: dict[str, Value]
+) -> Node:
+    domain = proto.domain or "ai.onnx"
+    op = proto.op_type if domain == "ai.onnx" else f"{domain}.{proto.op_type}"
+    attributes: dict[str, Any] = {}
+    implicit: dict[str, str] = {}
+    for each in proto.attribute:
+        if each.type == onnx.AttributeProto.GRAPH:
+            implicit |= {free: free for free in _free(each.g, set())}
+            graph = _graph(onnx, each.g, opsets, around)
+            attributes[each.name] = Subgraph(graph, each.g.SerializeToString())
+        elif each.type == onnx.AttributeProto.TENSOR:
+            attributes[each.name] = _array(onnx, each.t)
+        else:
+            attributes[each.name] = _plain(onnx.helper.get_attribute_value(each))
+    return Node(name, op, proto.input, proto.output, attributes, opsets.get(domain, 1), implicit)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if (
+        hasattr(value, "__iter__")
+        and not isinstance(value, str)
+        and not hasattr(value, "DESCRIPTOR")
+    ):
+        return tuple(_plain(each) for each in value)
+    return value.SerializeToString() if hasattr(value, "DESCRIPTOR") else value
+
+
+def _free(graph: Proto, around: set[str]) -> list[str]:
+    """Return the names that a subgraph reads and nothing inside makes."""
+    known = around | {each.name for each in (*graph.input, *graph.initializer)}
+    known |= {each.values.name for each in graph.sparse_initializer}
+    free: dict[str, None] = {}
+    for node in graph.node:
+        free |= dict.fromkeys(name for name in node.input if name and name not in known)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                free |= dict.fromkeys(_free(attribute.g, known))
+        known |= set(node.output)
+    free |= dict.fromkeys(each.name for each in graph.output if each.name not in known)
+    return list(free)
+
+
+def _constant(onnx: Any, proto: Proto) -> NDArray[Any]:
+    (attribute,) = proto.attribute
+    if attribute.name == "value":
+        return _array(onnx, attribute.t)
+    if attribute.name == "sparse_value":
+        return _dense(onnx, attribute.sparse_tensor)
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name.startswith("value_string"):
+        return np.array(_plain(value), dtype=object)
+    return np.array(value, np.float32 if "float" in attribute.name else np.int64)
+
+
+def _array(onnx: Any, tensor: Proto) -> NDArray[Any]:
+    """Return a tensor; its bytes were counted before memory is taken."""
+    if any(size < 0 for size in tensor.dims):
+        raise ModelError(f"{tensor.name} has dimensions {tuple(tensor.dims)}, expected 0 or more")
+    count = math.prod(tensor.dims)
+    if tensor.HasField("raw_data"):
+        bits = _bits(onnx, tensor.data_type)
+        expected = -(-count * bits // 8)
+        if len(tensor.raw_data) != expected:
+            raise ModelError(
+                f"{tensor.name} has {len(tensor.raw_data)} bytes, expected {expected} "
+                f"for {tuple(tensor.dims)}"
+            )
+    try:
+        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise ModelError(f"{tensor.name} cannot be read: {_first_line(error)}") from error
+    if array.dtype == object:
+        array = np.array([_plain(each) for each in array.flat], object).reshape(array.shape)
+    if array.flags.writeable:
+        array.flags.writeable = False
+    return array
+
+
+def _bits(onnx: Any, data_type: int) -> int:
+    name = onnx.TensorProto.DataType.Name(data_type)
+    for bits, ends in ((4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2"))):
+        if name in ends:
+            return bits
+    return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize) * 8
+
+
+def _dense(onnx: Any, sparse: Proto) -> NDArray[Any]:
+    values, where = _array(onnx, sparse.values), _array(onnx, sparse.indices)
+    shape = tuple(sparse.dims)
+    dense = np.zeros(shape, values.dtype)
+    try:
+        if where.ndim == 1:
+            dense.reshape(-1)[where] = values
+        else:
+            dense[tuple(where.T)] = values
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"{sparse.values.name} cannot be read: {_first_line(error)}") from error
+    return dense
+
+
+def _value(onnx: Any, proto: Proto) -> Value:
+    kind = proto.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return Value(proto.name, kind and kind.removesuffix("_type"))
+    tensor = proto.type.tensor_type
+    dtype = (
+        np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        if tensor.elem_type
+        else None
+    )
+    shape = tuple(map(_dimension, tensor.shape.dim)) if tensor.HasField("shape") else None
+    return Value(proto.name, dtype, shape)
+
+
+def _dimension(proto: Any) -> int | str | None:
+    if proto.HasField("dim_value") and proto.dim_value >= 0:  # -1 stands for any in some files
+        return int(proto.dim_value)
+    return proto.dim_param or None
+
+
+def to_model(node: Node, opsets: Iterable[tuple[str, int]] = ()) -> Proto:
+    """Return a model of one node, which onnx's reference implementation runs."""
+    onnx = import_onnx()
+    domain, _, op = node.op.rpartition(".")
+    inputs = [f"x{i}" if name else "" for i, name in enumerate(node.inputs)]
+    outputs = [f"y{i}" if name else "" for i, name in enumerate(node.outputs)]
+    proto = onnx.helper.make_node(op, inputs, outputs, domain=domain or None)
+    for name, value in node.attributes.items():
+        if isinstance(value, Subgraph):
+            subgraph = onnx.GraphProto.FromString(value.proto)
+            proto.attribute.append(onnx.helper.make_attribute(name, subgraph))
+        elif isinstance(value, np.ndarray):
+            tensor = onnx.numpy_helper.from_array(value)
+            proto.attribute.append(onnx.helper.make_attribute(name, tensor))
+        else:
+            proto.attribute.append(_attribute(onnx, domain, op, node.version, name, value))
+    given = [name for name in (*inputs, *node.implicit) if name]
+    graph = onnx.helper.make_graph(
+        [proto],
+        "node",
+        [onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(given)],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in outputs if name],
+    )
+    imports = dict(opsets) | {domain: node.version}
+    if node.implicit or any(isinstance(v, Subgraph) for v in node.attributes.values()):
+        imports.setdefault("", node.version)
+    model: Proto = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid(*each) for each in imports.items()]
+    )
+    return model
+
+
+def _attribute(onnx: Any, domain: str, op: str, version: int, name: str, value: Any) -> Any:
+    """Return an attribute of the type that the operator's schema gives it (lists may be empty)."""
+    kind = None
+    if onnx.defs.has(op, version, domain):
+        declared = onnx.defs.get_schema(op, version, domain).attributes.get(name)
+        if declared is not None:
+            kind = onnx.AttributeProto.AttributeType.Value(declared.type.name)
+    if kind == onnx.AttributeProto.TYPE_PROTO:
+        value = onnx.TypeProto.FromString(value)
+    return onnx.helper.make_attribute(name, value, attr_type=kind)
