@@ -131,6 +131,7 @@ class Attention {
 
   // --- k and v ---------------------------------------------------------------------------------
   Packed pack(int64_t item, char* memory) const {
+    if (s_.keys == 0) return {};
     return s_.integers ? pack_codes(item, memory) : pack_floats(item, memory);
   }
 
