@@ -308,11 +308,14 @@ OCTAVO_INLINE void range_of(const float* x, int64_t n, float* least, float* grea
   *least = V::reduce_min(lo[0]);
   *greatest = V::reduce_max(hi[0]);
   if (kProbe) *not_finite = V::reduce_add(probe[0]);
+  bool any_nan = false;  // a comparison would pass over it, where a vector's minimum keeps it
   for (; i < n; ++i) {
     *least = x[i] < *least ? x[i] : *least;
     *greatest = x[i] > *greatest ? x[i] : *greatest;
+    any_nan |= x[i] != x[i];
     if (kProbe) *not_finite += x[i] * 0.0f;
   }
+  if (any_nan) *least = __builtin_nanf("");
 }
 
 template <class Isa>

@@ -657,7 +657,7 @@ void test_quantize(const KernelTable& table) {
     }
   }
   // A NaN or an infinity at every position.
-  for (const int64_t n : {1, 7, 16, 33, 64, 130}) {
+  for (const int64_t n : {1, 2, 3, 5, 7, 16, 33, 64, 130}) {
     GuardedBuffer buffer;
     for (int64_t bad = 0; bad < n; ++bad) {
       for (const float value : {kNan, kInfinity, -kInfinity}) {
