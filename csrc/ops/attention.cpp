@@ -1,6 +1,7 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -18,6 +19,9 @@ namespace {
 // Rows of a block, where keys are so many that the cache would hold less.
 constexpr int64_t kLeastRows = 16;
 constexpr int64_t kMostRows = 128;
+constexpr int64_t kMostCausalRows = 64;  // fewer: what all of them do not see is left out
+// Causal rows that softmax takes together, for the sake of the latencies of each.
+constexpr int64_t kCausalGroup = 16;
 // Blocks for each thread, so that none waits long for the last.
 constexpr int64_t kBlocksPerThread = 4;
 // A score costs about as much as this many multiply-accumulates of its products.
@@ -32,6 +36,7 @@ struct Packed {
   const int32_t* v_zero;      // of each column, null as above
   const float* v_multiplier;  // of each column
   bool by_key;
+  bool scales_are_finite;  // where by_key
 
   char *k_floats, *v_floats;  // panels of PackedFloats
   bool v_is_finite;
@@ -63,7 +68,7 @@ class Attention {
         items_ * rows_ * loops_ * s_.keys * (s_.depth + s_.value_depth + kMacsPerScore);
     threads_ = threads_worth(table, macs, threads);
     const int64_t room = l2_bytes() / 4 / (score_stride_ * 4);
-    const int64_t most = std::clamp(room, kLeastRows, kMostRows);
+    const int64_t most = std::clamp(room, kLeastRows, s_.causal ? kMostCausalRows : kMostRows);
     const int64_t wanted =
         threads_ > 1 ? ceil_div(kBlocksPerThread * threads_, items_ * loops_) : 1;
     blocks_ = std::max(ceil_div(rows_, most), std::min(wanted, ceil_div(rows_, kLeastRows)));
@@ -225,6 +230,9 @@ class Attention {
     else if (s_.v.is_codes)
       scales_of(s_.v, item, row_axis_, s_.keys, key_scale);
     packed.v_scale = key_scale;
+    packed.scales_are_finite =
+        packed.by_key &&
+        std::all_of(key_scale, key_scale + s_.keys, [](float x) { return std::isfinite(x); });
     packed.v_multiplier = column_scale;
     packed.v_zero = zeros_of(s_.v, item, value_axis_, s_.value_depth, v_plan_.padded_n, v_zero);
     return packed;
@@ -350,13 +358,8 @@ class Attention {
     gemm(a, corner(packed.k, s_.depth, b.cols), c, nullptr, 1);
 
     weigh(b);
-    for (int64_t i = 0; i < b.rows && packed.by_key; ++i) {
-      float* p = b.scores + i * score_stride_;
-      for (int64_t j = 0; j < b.keys; ++j) {
-        const float weighed = p[j] * packed.v_scale[j];
-        p[j] = p[j] == 0.0f ? 0.0f : weighed;  // a scale may be NaN
-      }
-    }
+    for (int64_t i = 0; i < b.rows && packed.by_key; ++i)
+      weigh_again(b.scores + i * score_stride_, packed.v_scale, b.keys, packed.scales_are_finite);
 
     a = {};
     a.kind = GemmA::Kind::kQuantizeRows;
@@ -387,42 +390,51 @@ class Attention {
     return b;
   }
 
+  // By the scales of the values; a loop that compilers vectorize where no 0 meets NaN.
+  static void weigh_again(float* p, const float* scale, int64_t count, bool is_finite) {
+    for (int64_t j = 0; j < count && is_finite; ++j) p[j] *= scale[j];
+    for (int64_t j = 0; j < count && !is_finite; ++j) {
+      if (p[j] != 0.0f) p[j] *= scale[j];
+    }
+  }
+
   // Scores to weights: masks and softmax; zeros from the last key that a row sees to b.cols.
   void weigh(const Block& b) const {
-    FloatRowsArgs args{};
-    args.x = args.y = b.scores;
-    args.x_stride = args.y_stride = score_stride_;
-    args.rows = b.rows;
-    args.n = b.keys;
     const AttentionArray& mask = s_.keep.data ? s_.keep : s_.added;
+    const int64_t mask_stride = row_stride(mask.strides);
     const int64_t step = mask.data ? mask.strides[value_axis_] : 1;
-    args.mask_stride = row_stride(mask.strides);
-    const int64_t skipped = b.first * args.mask_stride;
-    if (s_.added.data) args.mask = at<float>(mask, b.item, b.head) + skipped;
-    if (s_.keep.data) args.keep = at<uint8_t>(mask, b.item, b.head) + skipped;
-    if (!s_.causal && step == 1) {
+    // Nothing is added to a score of -infinity, for it might be NaN.
+    const int64_t group = step != 1 || (s_.causal && s_.added.data) ? 1
+                          : s_.causal                               ? kCausalGroup
+                                                                    : b.rows;
+    for (int64_t first = 0; first < b.rows; first += group) {
+      const int64_t last = std::min(b.rows, first + group);
+      const auto each_row = [&](const auto& body) {
+        for (int64_t i = first; i < last; ++i)
+          body(b.scores + i * score_stride_, visible(b.first + i));
+      };
+      FloatRowsArgs args{};
+      args.x = args.y = b.scores + first * score_stride_;
+      args.x_stride = args.y_stride = score_stride_;
+      args.rows = last - first;
+      args.n = visible(b.first + last - 1);
+      each_row([&](float* s, int64_t seen) {
+        std::fill(s + seen, s + args.n, -std::numeric_limits<float>::infinity());
+      });
+      args.mask_stride = mask_stride;
+      const int64_t skipped = (b.first + first) * mask_stride;
+      if (s_.added.data)
+        args.mask = side_by_side(at<float>(mask, b.item, b.head) + skipped, step, args.n);
+      if (s_.keep.data)
+        args.keep = side_by_side(at<uint8_t>(mask, b.item, b.head) + skipped, step, args.n);
       table_.float_rows->softmax(args);
-    } else {
-      const FloatRowsArgs all = args;
-      char* memory = room(ScratchSlot::kRows, b.keys * 4);
-      args.rows = 1;
-      for (int64_t i = 0; i < b.rows; ++i) {
-        args.x = args.y = b.scores + i * score_stride_;
-        args.n = visible(b.first + i);
-        const int64_t at = i * all.mask_stride;
-        if (all.mask) args.mask = side_by_side(all.mask + at, step, args.n, memory);
-        if (all.keep) args.keep = side_by_side(all.keep + at, step, args.n, memory);
-        table_.float_rows->softmax(args);
-        std::fill(args.y + args.n, args.y + b.keys, 0.0f);
-      }
+      each_row([&](float* p, int64_t seen) { std::fill(p + seen, p + b.cols, 0.0f); });
     }
-    for (int64_t i = 0; i < b.rows && b.keys < b.cols; ++i)
-      std::fill(b.scores + i * score_stride_ + b.keys, b.scores + i * score_stride_ + b.cols, 0.0f);
   }
   template <class T>
-  static const T* side_by_side(const T* from, int64_t step, int64_t count, char* memory) {
+  static const T* side_by_side(const T* from, int64_t step, int64_t count) {
     if (step == 1) return from;
-    T* to = reinterpret_cast<T*>(memory);
+    T* to = reinterpret_cast<T*>(room(ScratchSlot::kRows, count * int64_t{sizeof(T)}));
     for (int64_t j = 0; j < count; ++j) to[j] = from[j * step];
     return to;
   }
