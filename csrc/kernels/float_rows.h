@@ -428,44 +428,54 @@ void float_rows_softmax(const FloatRowsArgs& args) {
   }
 }
 
-// At most V::kLanes columns, `first` the first. Each has the 64 lanes of its sum in memory: in one
-// lane of 64 vectors.
+// Columns as the mask leaves them.
+template <class V>
+void masked_columns(const FloatRowsArgs& args) {
+  using F = typename V::F;
+  const bool shared = args.mask_is_shared;
+  for (int64_t k = 0; k < args.n; ++k) {
+    const float *x = args.x + k * args.x_stride, *mask = args.mask;
+    const uint8_t* keep = args.keep;
+    if (mask) mask += k * args.mask_stride;
+    if (keep) keep += k * args.mask_stride;
+    map_row<V>(args.rows, args.y + k * args.y_stride,
+               [&](int64_t i, int64_t count) OCTAVO_INLINE_LAMBDA {
+                 F v = load_some<V>(x + i, count);
+                 if (mask) v = V::add(v, shared ? V::set(*mask) : load_some<V>(mask + i, count));
+                 if (!keep) return v;
+                 const F kept = shared ? V::set(*keep) : load_bytes(V(), keep + i, count);
+                 return V::select_less(V::set(0.0f), kept, v, V::set(-__builtin_inff()));
+               });
+  }
+}
+
+// What a column's values are less: the greatest, but 0 where all are -infinity, which less itself
+// would be NaN.
+template <class V>
+OCTAVO_INLINE typename V::F shift_of(typename V::F most) {
+  return V::select_less(V::set(-__builtin_inff()), most, most, V::set(0.0f));
+}
+template <class V>
+OCTAVO_INLINE typename V::F factor_of(typename V::F sum) {  // sum is 0, positive or NaN
+  return V::select_less(V::set(0.0f), sum, V::div(V::set(1.0f), sum), sum);
+}
+
+// Columns [first, first + count), count <= V::kLanes. Each has the 64 lanes of its sum in memory:
+// in one lane of 64 vectors.
 template <class V>
 void softmax_columns_at(const FloatRowsArgs& args, int64_t first, int64_t count) {
   using F = typename V::F;
   constexpr int kLanes = V::kLanes;
   const int64_t n = args.n;
-  const F lowest = V::set(-__builtin_inff());
-  const float* from = args.x + first;
-  int64_t from_stride = args.x_stride;
+  const float* x = args.x + first;
   float* y = args.y + first;
-  if (args.mask || args.keep) {
-    const int64_t at = args.mask_is_shared ? 0 : first;
-    for (int64_t k = 0; k < n; ++k) {
-      F v = load_some<V>(from + k * from_stride, count);
-      if (args.mask) {
-        const float* mask = args.mask + at + k * args.mask_stride;
-        v = V::add(v, args.mask_is_shared ? V::set(*mask) : load_some<V>(mask, count));
-      }
-      if (args.keep) {
-        const uint8_t* keep = args.keep + at + k * args.mask_stride;
-        if (!args.mask_is_shared)
-          v = V::select_less(V::set(0.0f), load_bytes(V(), keep, count), v, lowest);
-        else if (!*keep)
-          v = lowest;
-      }
-      store_some<V>(y + k * args.y_stride, v, count);
-    }
-    from = y;
-    from_stride = args.y_stride;
-  }
-  F most = load_some<V>(from, count);
-  for (int64_t k = 1; k < n; ++k) most = V::max(most, load_some<V>(from + k * from_stride, count));
-  most = V::select_less(lowest, most, most, V::set(0.0f));
+  F most = load_some<V>(x, count);
+  for (int64_t k = 1; k < n; ++k) most = V::max(most, load_some<V>(x + k * args.x_stride, count));
+  const F shift = shift_of<V>(most);
   alignas(64) float lane[64 * kLanes];
   for (int64_t k = 0; k < n; ++k) {
-    const F e =
-        FloatMath<V>::bounded_exp(V::sub(load_some<V>(from + k * from_stride, count), most));
+    const F v = load_some<V>(x + k * args.x_stride, count);
+    const F e = FloatMath<V>::bounded_exp(V::sub(v, shift));
     store_some<V>(y + k * args.y_stride, e, count);
     float* sum = lane + k % 64 * kLanes;
     V::store(sum, k < 64 ? e : V::add(V::load(sum), e));
@@ -476,19 +486,97 @@ void softmax_columns_at(const FloatRowsArgs& args, int64_t first, int64_t count)
       V::store(sum, V::add(V::load(sum), V::load(sum + width * kLanes)));
     }
   }
-  const F sum = V::load(lane);
-  const F factor = V::select_less(V::set(0.0f), sum, V::div(V::set(1.0f), sum), sum);
+  const F factor = factor_of<V>(V::load(lane));
   for (int64_t k = 0; k < n; ++k) {
     float* at = y + k * args.y_stride;
     store_some<V>(at, V::mul(load_some<V>(at, count), factor), count);
   }
 }
 
+// The same of a few columns without gaps: all values are one run, and what belongs to value k of
+// a column comes again 64 values of it later, after `period` of the run.
+constexpr int64_t kNarrow = 64;
+template <class V>
+void softmax_narrow(const FloatRowsArgs& args) {
+  using F = typename V::F;
+  const int64_t columns = args.rows, total = args.n * columns, period = 64 * columns;
+  const int64_t used = total < period ? total : period;
+  alignas(64) float all[64 * kNarrow], sum[64 * kNarrow];
+  const float* x = args.x;
+  float* y = args.y;
+  // body(i, j, count): `count` values from i on, which belong to place j of the period.
+  const auto for_each = [&](int64_t begin, const auto& body) OCTAVO_INLINE_LAMBDA {
+    for (int64_t from = begin; from < total; from += period) {
+      const int64_t n = total - from < period ? total - from : period;
+      for (int64_t j = 0; j < n; j += V::kLanes)
+        body(from + j, j, n - j < V::kLanes ? n - j : V::kLanes);
+    }
+  };
+  // One value for each column, by halves of the period: `to` may be `from`.
+  const auto fold = [&](float* values, const auto& body) OCTAVO_INLINE_LAMBDA {
+    for (int64_t width = period / 2; width >= columns; width /= 2) {
+      const int64_t n = used - width < width ? used - width : width;
+      for (int64_t j = 0; j < n; j += V::kLanes) {
+        const int64_t count = n - j < V::kLanes ? n - j : V::kLanes;
+        const F low = load_some<V>(values + j, count);
+        store_some<V>(values + j, body(low, load_some<V>(values + width + j, count)), count);
+      }
+    }
+  };
+  // The same, over the whole period.
+  const auto spread = [&](float* values) OCTAVO_INLINE_LAMBDA {
+    for (int64_t known = columns; known < used; known *= 2) {
+      const int64_t n = used - known < known ? used - known : known;
+      for (int64_t j = 0; j < n; j += V::kLanes) {
+        const int64_t count = n - j < V::kLanes ? n - j : V::kLanes;
+        store_some<V>(values + known + j, load_some<V>(values + j, count), count);
+      }
+    }
+  };
+  for (int64_t j = 0; j < used; j += V::kLanes) {
+    const int64_t count = used - j < V::kLanes ? used - j : V::kLanes;
+    store_some<V>(all + j, load_some<V>(x + j, count), count);
+  }
+  for_each(period, [&](int64_t i, int64_t j, int64_t count) OCTAVO_INLINE_LAMBDA {
+    const F most = load_some<V>(all + j, count);
+    store_some<V>(all + j, V::max(most, load_some<V>(x + i, count)), count);
+  });
+  fold(all, [](F a, F b) OCTAVO_INLINE_LAMBDA { return V::max(a, b); });
+  for (int64_t j = 0; j < columns; j += V::kLanes) {
+    const int64_t count = columns - j < V::kLanes ? columns - j : V::kLanes;
+    store_some<V>(all + j, shift_of<V>(load_some<V>(all + j, count)), count);
+  }
+  spread(all);
+  for_each(0, [&](int64_t i, int64_t j, int64_t count) OCTAVO_INLINE_LAMBDA {
+    const F v = V::sub(load_some<V>(x + i, count), load_some<V>(all + j, count));
+    const F e = FloatMath<V>::bounded_exp(v);
+    store_some<V>(y + i, e, count);
+    store_some<V>(sum + j, i < period ? e : V::add(load_some<V>(sum + j, count), e), count);
+  });
+  fold(sum, [](F a, F b) OCTAVO_INLINE_LAMBDA { return V::add(a, b); });
+  for (int64_t j = 0; j < columns; j += V::kLanes) {
+    const int64_t count = columns - j < V::kLanes ? columns - j : V::kLanes;
+    store_some<V>(all + j, factor_of<V>(load_some<V>(sum + j, count)), count);
+  }
+  spread(all);
+  for_each(0, [&](int64_t i, int64_t j, int64_t count) OCTAVO_INLINE_LAMBDA {
+    store_some<V>(y + i, V::mul(load_some<V>(y + i, count), load_some<V>(all + j, count)), count);
+  });
+}
+
 template <class Isa>
-void float_rows_softmax_columns(const FloatRowsArgs& args) {
+void float_rows_softmax_columns(const FloatRowsArgs& given) {
   using V = typename Isa::Vector;
   using Wide = typename Chains<V>::type;
+  FloatRowsArgs args = given;
   if (args.n == 0) return;
+  if (args.mask || args.keep) {
+    masked_columns<V>(args);
+    args.x = args.y;
+    args.x_stride = args.y_stride;
+  }
+  if (args.rows <= kNarrow && args.x_stride == args.rows && args.y_stride == args.rows)
+    return softmax_narrow<Wide>(args);
   int64_t first = 0;
   for (; args.rows - first > V::kLanes; first += Wide::kLanes) {
     const int64_t left = args.rows - first;

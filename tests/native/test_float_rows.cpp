@@ -289,7 +289,7 @@ RowsCase random_case(Random& random) {
 class ColumnsTest {
  public:
   void check(const KernelTable& table, Random& random, int64_t columns, int64_t n) {
-    const int64_t gap = random.below(3), stride = columns + gap;
+    const int64_t gap = random.chance(2) ? 0 : random.between(1, 2), stride = columns + gap;
     const auto mask_kind = static_cast<int>(random.below(3));
     const bool is_shared = random.chance(2), in_place = random.chance(3);
     const int64_t mask_stride = is_shared ? random.between(1, 2) : stride;
@@ -306,7 +306,8 @@ class ColumnsTest {
     FloatRowsArgs args{};
     float* x = x_.copy(values.data(), span, side());
     args.x = x;
-    args.y = in_place ? x : y_.copy(values.data(), span, side());
+    float* y = y_.copy(values.data(), span, side());
+    args.y = in_place ? x : y;
     args.rows = columns;
     args.n = n;
     args.x_stride = args.y_stride = stride;
