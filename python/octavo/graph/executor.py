@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from octavo.errors import UnsupportedOpError
 from octavo.graph.control import control_kernel
 from octavo.graph.ir import Graph, Node, Subgraph
 from octavo.graph.kernel import NO_ARG, Arg, Attributes, Kernel
@@ -75,14 +76,24 @@ class _Reference:
         self._names = [f"x{i}" if name else "" for i, name in enumerate(node.inputs)]
         self._names += node.implicit
         self._local = threading.local()
+        try:
+            self._evaluator()
+        except RuntimeError as error:  # NotImplementedError too
+            raise UnsupportedOpError(
+                f"{node.name}: {node.op} has no kernel here and none in onnx's reference "
+                f"implementation of opset {node.version}"
+            ) from error
 
-    def __call__(self, *values: Any) -> Any:
+    def _evaluator(self) -> Any:
         evaluator = getattr(self._local, "evaluator", None)
         if evaluator is None:
             make = import_onnx().reference.ReferenceEvaluator
             evaluator = self._local.evaluator = make(to_model(self._node))
+        return evaluator
+
+    def __call__(self, *values: Any) -> Any:
         feeds = {name: value for name, value in zip(self._names, values, strict=True) if name}
-        results = iter(evaluator.run(None, feeds))
+        results = iter(self._evaluator().run(None, feeds))
         outputs = tuple(_tensor(next(results)) if name else None for name in self._node.outputs)
         return outputs if len(outputs) > 1 else outputs[0]
 

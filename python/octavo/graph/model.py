@@ -18,7 +18,7 @@ from octavo.errors import FallbackWarning, UnsupportedOpError
 from octavo.graph.executor import REFERENCE, Executor, Step
 from octavo.graph.ir import Graph, Value
 from octavo.graph.onnx_reader import read
-from octavo.graph.passes import optimize
+from octavo.graph.optimize import optimize
 
 Feeds = Mapping[str, ArrayLike]
 

@@ -1,8 +1,9 @@
-"""Small passes over the graph. Each leaves a graph that means the same and returns nothing."""
+"""Small passes over the graph. Each leaves one that means the same."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,6 @@ from octavo.graph.ir import Graph, Node
 
 # A folded constant may take this much; beyond, it is computed when it is needed.
 _LARGEST_FOLDED = 2**24
-
-
-def optimize(graph: Graph) -> None:
-    """Run all passes, in an order in which each sees what those before it left."""
-    remove_identities(graph)
-    fold_constants(graph)
-    remove_dead_code(graph)
-    fold_batch_norm(graph)
-    fuse_bias(graph)
-    fuse_functions(graph)
-    fuse_layer_norm(graph)
-    fuse_activation(graph)
-    remove_dead_code(graph)
 
 
 def remove_identities(graph: Graph) -> None:
@@ -49,7 +37,6 @@ def remove_identities(graph: Graph) -> None:
 
 _NOT_FOLDED = {
     "Bernoulli",
-    "DequantizeLinear",
     "Multinomial",
     "RandomNormal",
     "RandomNormalLike",
@@ -58,13 +45,13 @@ _NOT_FOLDED = {
 }
 
 
-def fold_constants(graph: Graph) -> None:
-    """Compute what depends on constants alone, with the kernels that would run it."""
+def fold_constants(graph: Graph, keep: Collection[str] = ()) -> None:
+    """Compute what depends on constants alone, but operators to `keep`, with their kernels."""
     kept = []
     for node in graph.nodes:
         values = [graph.array(name) for name in node.inputs]
         known = all(v is not None or not n for v, n in zip(values, node.inputs, strict=True))
-        if known and not node.implicit and node.op not in _NOT_FOLDED:
+        if known and not node.implicit and node.op not in _NOT_FOLDED and node.op not in keep:
             folded = _fold(node, graph, values)
             if folded is not None:
                 graph.constants |= folded
@@ -111,7 +98,7 @@ def remove_dead_code(graph: Graph) -> None:
 # --- fusion ---------------------------------------------------------------------------------------
 
 
-def _only_use(uses: dict[str, list[Node | None]], name: str) -> Node | None:
+def only_use(uses: dict[str, list[Node | None]], name: str) -> Node | None:
     """Return the one node that reads a value, None where others do, or the graph gives it out."""
     found = uses.get(name, [])
     return found[0] if len(found) == 1 else None
@@ -138,7 +125,7 @@ def fold_batch_norm(graph: Graph) -> None:
     """Fold a batch norm into the convolution before it, in float64."""
     uses = graph.uses()
     for conv in [node for node in graph.nodes if node.op in ("Conv", "ConvTranspose")]:
-        norm = _only_use(uses, conv.outputs[0])
+        norm = only_use(uses, conv.outputs[0])
         if norm is None or norm.op != "BatchNormalization" or len(norm.outputs) > 1:
             continue
         w, bias = graph.array(conv.inputs[1]), graph.array(conv.input(2))
@@ -173,7 +160,7 @@ def fuse_bias(graph: Graph) -> None:
     """Fold the addition of a constant for each output into a convolution or product."""
     uses = graph.uses()
     for node in [n for n in graph.nodes if n.op in ("Conv", "ConvTranspose", "MatMul")]:
-        add = _only_use(uses, node.outputs[0])
+        add = only_use(uses, node.outputs[0])
         if add is None or add.op != "Add" or not _is_float32(graph, *node.inputs, *add.inputs):
             continue
         other = add.inputs[1] if add.inputs[0] == node.outputs[0] else add.inputs[0]
@@ -203,7 +190,7 @@ def fuse_bias(graph: Graph) -> None:
         _absorb(graph, node, add)
 
 
-def _clip_of(graph: Graph, node: Node) -> Any:
+def clip_of(graph: Graph, node: Node) -> Any:
     """Return the activation that a Relu or a Clip with constant bounds is, else None."""
     if node.op == "Relu":
         return "relu"
@@ -223,11 +210,11 @@ def fuse_activation(graph: Graph) -> None:
     """Fold Relu and Clip into the convolution or product before them: clamps change no other bit."""
     uses = graph.uses()
     for node in [n for n in graph.nodes if n.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")]:
-        follower = _only_use(uses, node.outputs[0])
+        follower = only_use(uses, node.outputs[0])
         if follower is None or "activation" in node.attributes:
             continue
         w = graph.constants.get(node.inputs[1])
-        activation = _clip_of(graph, follower)
+        activation = clip_of(graph, follower)
         if activation is None or w is None or not _is_float32(graph, node.inputs[0]):
             continue
         if node.op == "MatMul" and len(w.shape) != 2:
@@ -352,7 +339,7 @@ def _hard_swish(p: _Pattern, node: Node) -> str | None:
     outer = None if scaled is None else p.inner(scaled, "Mul")
     for x, y in () if outer is None else (outer.inputs, outer.inputs[::-1]):
         clip = p.inner(y, "Clip")
-        if clip is None or _clip_of(p.graph, clip) != ("clip", 0.0, 6.0):
+        if clip is None or clip_of(p.graph, clip) != ("clip", 0.0, 6.0):
             continue
         add = p.inner(clip.inputs[0], "Add")
         if add is not None and p.split(add, 3.0) == x:
