@@ -196,34 +196,35 @@ class Gemm {
     if (expands)
       expanded = static_cast<int16_t*>(
           scratch(ScratchSlot::kExpanded, static_cast<size_t>(b_.panel_stride) * 2));
-    for (int64_t p = p0; p < p1; ++p) {
-      const int64_t column = p * nr;
-      g.width = b_.panel_width(p);
-      g.n = std::min(nr, b_.n - column);
-      const int8_t* panel = b_.panels + p * b_.panel_stride;
-      g.b = panel;
-      g.b_next = 0;
-      // One or two rows: from beyond L2 two streams keep more reads in flight; where panels are
-      // narrow, two share the reads of A.
-      const bool pair = b_.k > 0 && (streams || nr < kWidePanel) && m <= 2 && p + 1 < p1 &&
-                        b_.n - column >= 2 * nr;
-      if (pair) {
-        g.b_next = b_.panel_stride;
-        g.width = g.n = 2 * nr;
-        ++p;
-      } else if (expands) {
-        kernels_.gemm->expand_b(panel, b_.groups * info_.kr * g.width, expanded);
-        g.b = expanded;
-        g.b_expanded = true;
+    // One or two rows: from beyond L2 two streams keep more reads in flight; where panels are
+    // narrow, two share the reads of A.
+    const bool pairs = b_.k > 0 && (streams || nr < kWidePanel) && m <= 2;
+    for_panels(p0, p1, pairs ? 2 : 1, a_.backwards, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t column = p * nr;
+        g.width = b_.panel_width(p);
+        g.n = std::min(nr, b_.n - column);
+        const int8_t* panel = b_.panels + p * b_.panel_stride;
+        g.b = panel;
+        g.b_next = 0;
+        if (pairs && p + 1 < end && b_.n - column >= 2 * nr) {
+          g.b_next = b_.panel_stride;
+          g.width = g.n = 2 * nr;
+          ++p;
+        } else if (expands) {
+          kernels_.gemm->expand_b(panel, b_.groups * info_.kr * g.width, expanded);
+          g.b = expanded;
+          g.b_expanded = true;
+        }
+        g.col_init = col_start_ ? col_start_ + column : nullptr;
+        g.col_sum = b_.col_sum + column;
+        g.col_zp = c_.b_zero_point ? c_.b_zero_point + column : nullptr;
+        g.multiplier = c_.multiplier ? c_.multiplier + column : nullptr;
+        g.bias = c_.bias_f32 ? c_.bias_f32 + column : nullptr;
+        g.c = static_cast<char*>(c_.data) + (first * c_.ldc + column) * type_bytes(c_.type);
+        kernels_.gemm->run(g);
       }
-      g.col_init = col_start_ ? col_start_ + column : nullptr;
-      g.col_sum = b_.col_sum + column;
-      g.col_zp = c_.b_zero_point ? c_.b_zero_point + column : nullptr;
-      g.multiplier = c_.multiplier ? c_.multiplier + column : nullptr;
-      g.bias = c_.bias_f32 ? c_.bias_f32 + column : nullptr;
-      g.c = static_cast<char*>(c_.data) + (first * c_.ldc + column) * type_bytes(c_.type);
-      kernels_.gemm->run(g);
-    }
+    });
   }
 
   // As compute(), with sums in int64; `m` is small. False if an int32 result does not fit.
@@ -435,16 +436,16 @@ bool gemm(const GemmA& a, const PackedB& b, const GemmC& c, const int32_t* col_s
       threads_worth(kernels, (a.m + kMacsPerByteOfB) * b.n * std::max<int64_t>(b.k, 1), threads);
   if (needs_wide(a, b, c)) return gemm_wide(gemm, a, b, threads);
 
-  if (!col_start && a.m <= info.mr && !gemm.per_row_zero()) {
+  if (!col_start && gemm.per_row_zero()) {
+    col_start = c.bias_s32;
+  } else if (!col_start && a.m <= info.mr) {
     // One tile a panel: its few accumulators take the zero point in as they start.
     gemm.share_zero_point(-stored_a_zero_point(kernels, a.is_signed, *a.zero_point));
     col_start = c.bias_s32;
   } else if (!col_start) {
     auto* start = static_cast<int32_t*>(
         scratch(ScratchSlot::kColumns, static_cast<size_t>(b.padded_n) * sizeof(int32_t)));
-    const int32_t zero =
-        gemm.per_row_zero() ? 0 : stored_a_zero_point(kernels, a.is_signed, *a.zero_point);
-    column_start(b, zero, c.bias_s32, start);
+    column_start(b, stored_a_zero_point(kernels, a.is_signed, *a.zero_point), c.bias_s32, start);
     col_start = start;
   }
   gemm.set_column_start(col_start);

@@ -34,6 +34,7 @@ struct GemmA {
   int64_t zero_point_step;    // 0: one for all rows; 1: one each (kBytes only)
   float scale;                // kQuantize
   const float* row_scale;     // kBytes; null: 1. As kQuantizeRows multiplies by its own
+  bool backwards;             // panels of B are taken last to first; see for_panels()
 };
 
 struct GemmC {

@@ -58,6 +58,8 @@ class Gemm {
     if (widens)
       wide = static_cast<float*>(
           scratch(ScratchSlot::kExpanded, static_cast<size_t>(kPart * nr) * sizeof(float)));
+    // Two panels: enough chains to hide the latency of a multiply-add.
+    const bool pairs = m <= 2 && b_.k > 0;
     GemmArgs args{};
     args.lda = g_.row_stride;
     args.m = m;
@@ -72,26 +74,27 @@ class Gemm {
       args.segment_length = std::min(part, b_.k - k);
       args.accumulate = k > 0;
       args.activate = is_last && g_.activate;
-      for (int64_t p = p0; p < p1; ++p) {
-        const int64_t column = p * nr;
-        args.width = b_.panel_width(p);
-        args.n = std::min(nr, b_.n - column);
-        args.b = b_.panel(p, k);
-        args.b_next = 0;
-        args.bias = is_last && g_.bias ? g_.bias + column : nullptr;
-        args.c = g_.c + from * g_.ldc + column;
-        if (widens) {
-          kernels_.widen(static_cast<const uint16_t*>(args.b), args.segment_length * args.width,
-                         wide);
-          args.b = wide;
-        } else if (m <= 2 && b_.k > 0 && p + 1 < p1 && b_.n - column >= 2 * nr) {
-          // Two panels: enough chains to hide the latency of a multiply-add.
-          args.b_next = b_.panel_stride;
-          args.width = args.n = 2 * nr;
-          ++p;
+      for_panels(p0, p1, pairs ? 2 : 1, g_.backwards, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p) {
+          const int64_t column = p * nr;
+          args.width = b_.panel_width(p);
+          args.n = std::min(nr, b_.n - column);
+          args.b = b_.panel(p, k);
+          args.b_next = 0;
+          args.bias = is_last && g_.bias ? g_.bias + column : nullptr;
+          args.c = g_.c + from * g_.ldc + column;
+          if (widens) {
+            kernels_.widen(static_cast<const uint16_t*>(args.b), args.segment_length * args.width,
+                           wide);
+            args.b = wide;
+          } else if (pairs && p + 1 < end && b_.n - column >= 2 * nr) {
+            args.b_next = b_.panel_stride;
+            args.width = args.n = 2 * nr;
+            ++p;
+          }
+          (b_.is_half && !widens ? kernels_.run_half : kernels_.run)(args);
         }
-        (b_.is_half && !widens ? kernels_.run_half : kernels_.run)(args);
-      }
+      });
     }
   }
 

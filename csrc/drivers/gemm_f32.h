@@ -59,6 +59,7 @@ struct FloatGemm {
   const float* bias;  // null, or padded_n values
   bool activate;      // clip to [lo, hi]
   float lo, hi;
+  bool backwards = false;  // panels of B are taken last to first; see for_panels()
 };
 
 void gemm_f32(const FloatGemm& g, const PackedFloats& b, int threads);

@@ -43,6 +43,16 @@ struct PackedB {
   uint8_t flip() const { return is_signed ? 0 : 0x80; }
 };
 
+// Calls body(first, last) for all panels of [p0, p1) in order; or for `unit` at a time, the last
+// first: who multiplies by the same B in turns of both orders finds in the caches what it read
+// last.
+template <class Body>
+void for_panels(int64_t p0, int64_t p1, int64_t unit, bool backwards, const Body& body) {
+  if (!backwards) return body(p0, p1);
+  for (int64_t p = p0 + (p1 - p0 - 1) / unit * unit; p >= p0; p -= unit)
+    body(p, p + unit < p1 ? p + unit : p1);
+}
+
 // Sizes and strides of B (k x n) packed for `table`, with no data yet; the bytes that panels and
 // column sums take, each a multiple of 64.
 PackedB plan_packed(const KernelTable& table, int64_t k, int64_t n, bool is_signed);

@@ -25,7 +25,7 @@ FloatLinear::FloatLinear(const FloatLinearSpec& spec, const KernelTable& table)
 }
 
 void FloatLinear::run(const float* x, int64_t rows, int64_t row_stride, float* out, int64_t ldo,
-                      const KernelTable& table, int threads) const {
+                      const KernelTable& table, int threads, bool backwards) const {
   const PackedFloats& b = forms_.get(&table, [&] {
     std::vector<char> plain(static_cast<size_t>(k_ * n_ * (is_half_ ? 2 : 4) + 1));
     unpack(plain.data());
@@ -33,7 +33,8 @@ void FloatLinear::run(const float* x, int64_t rows, int64_t row_stride, float* o
                                           FloatMatrix{plain.data(), k_, n_, 1, k_, is_half_});
   });
   const FloatGemm g = {
-      x, rows, row_stride, out, ldo, bias_.empty() ? nullptr : bias_.data(), activate_, lo_, hi_};
+      x,         rows, row_stride, out,      ldo, bias_.empty() ? nullptr : bias_.data(),
+      activate_, lo_,  hi_,        backwards};
   gemm_f32(g, b, threads);
 }
 

@@ -23,8 +23,9 @@ class FloatLinear {
                                               const KernelTable& table);
 
   // Values of a row of x lie side by side, rows row_stride values apart.
+  // `backwards`: as FloatGemm's.
   void run(const float* x, int64_t rows, int64_t row_stride, float* out, int64_t ldo,
-           const KernelTable& table, int threads) const;
+           const KernelTable& table, int threads, bool backwards = false) const;
 
   int64_t in_features() const { return k_; }
   int64_t out_features() const { return n_; }

@@ -62,6 +62,7 @@ bool Linear::run(const LinearInput& x, void* out, int64_t ldo, const KernelTable
   a.zero_point = x.row_scale ? x.row_zero_point : &x_zero_point_;
   a.zero_point_step = x.row_scale ? 1 : 0;
   a.scale = x_scale_;
+  a.backwards = x.backwards;
   a.row_scale = x.row_scale;
 
   GemmC c{};

@@ -25,6 +25,7 @@ struct LinearInput {
   // Codes of a dynamic operator: what quantizing each row by its own range gave.
   const float* row_scale = nullptr;
   const int32_t* row_zero_point = nullptr;
+  bool backwards = false;  // as GemmA's
 };
 
 class Linear {

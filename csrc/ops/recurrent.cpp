@@ -19,11 +19,13 @@ constexpr int64_t kChunkRows = 64;
 constexpr int64_t kMacsPerGate = 64;
 
 void project(const Projection& projection, const float* x, int64_t rows, int64_t row_stride,
-             float* out, int64_t ldo, const KernelTable& table, int threads) {
+             float* out, int64_t ldo, const KernelTable& table, int threads,
+             bool backwards = false) {
   if (const auto* linear = std::get_if<const Linear*>(&projection))
-    (*linear)->run({x, true, rows, row_stride, 1}, out, ldo, table, threads);  // float32 fits
+    (*linear)->run({x, true, rows, row_stride, 1, nullptr, nullptr, backwards}, out, ldo, table,
+                   threads);
   else if (const auto* floats = std::get_if<const FloatLinear*>(&projection))
-    (*floats)->run(x, rows, row_stride, out, ldo, table, threads);
+    (*floats)->run(x, rows, row_stride, out, ldo, table, threads, backwards);
   else
     std::get<const GroupedLinear*>(projection)->run(x, rows, row_stride, out, ldo, table, threads);
 }
@@ -61,17 +63,18 @@ class Walk {
     bool takes_part;
   };
 
-  // `row(i)` tells what is where; rows of gates lie `ld` values apart.
+  // `row(i)` tells what is where; rows of gates lie `ld` values apart. Steps go through the weights
+  // to and fro: what the caches hold of them since the last one is read first.
   template <class RowAt>
-  void step(int64_t rows, int64_t state_row, int64_t ld, const RowAt& row) const {
+  void step(int64_t rows, int64_t state_row, int64_t ld, bool backwards, const RowAt& row) const {
     const Row first = row(0);
-    project(cell_.state[0], first.h, rows, state_row, first.gates, ld, table_, threads_);
+    project(cell_.state[0], first.h, rows, state_row, first.gates, ld, table_, threads_, backwards);
     if (spec_.is_lstm) return each(rows, row, [this](const Row& r) { lstm(r); });
     if (cell_.state.size() == 1) return each(rows, row, [this](const Row& r) { gru(r); });
     // The candidate's product is of r * H, which lies behind the gates.
     for (int64_t i = 0; i < rows; ++i) reset(row(i));
     project(cell_.state[1], first.gates + 3 * n_, rows, ld, first.gates + 2 * n_, ld, table_,
-            threads_);
+            threads_, backwards);
     each(rows, row, [this](const Row& r) {
       add(r.gates + 2 * n_, r.input + 2 * n_, n_);
       update(r);
@@ -99,22 +102,21 @@ class Walk {
     if (p) {
       add_product(i, p, c, n_);
       add_product(f, p + 2 * n_, c, n_);
-      apply(cell_.f, i, n_);
-      apply(cell_.f, f, n_);
+      gate(cell_.f, i, n_);
+      gate(cell_.f, f, n_);
     } else {
-      apply(cell_.f, i, 3 * n_);
+      gate(cell_.f, i, 3 * n_);
     }
     if (spec_.couples_forget) {
       for (int64_t k = 0; k < n_; ++k) f[k] = 1.0f - i[k];
     }
-    apply(cell_.g, g, n_);
+    gate(cell_.g, g, n_);
     for (int64_t k = 0; k < n_; ++k) c[k] = f[k] * c[k] + i[k] * g[k];
     if (p) {
       add_product(o, p + n_, c, n_);
-      apply(cell_.f, o, n_);
+      gate(cell_.f, o, n_);
     }
-    std::copy(c, c + n_, g);
-    apply(cell_.h, g, n_);
+    apply(cell_.h, c, n_, g);
     for (int64_t k = 0; k < n_; ++k) row.h[k] = o[k] * g[k];
   }
 
@@ -135,34 +137,38 @@ class Walk {
 
   void update_and_reset(const Row& row) const {
     add(row.gates, row.input, 2 * n_);
-    apply(cell_.f, row.gates, 2 * n_);
+    gate(cell_.f, row.gates, 2 * n_);
   }
 
   void update(const Row& row) const {
     const float* z = row.gates;
     float *candidate = row.gates + 2 * n_, *h = row.h;
-    apply(cell_.g, candidate, n_);
+    gate(cell_.g, candidate, n_);
     for (int64_t k = 0; k < n_; ++k) h[k] = (1.0f - z[k]) * candidate[k] + z[k] * h[k];
   }
 
-  // NaN stays NaN.
-  void apply(const CellFunction& function, float* x, int64_t count) const {
+  // NaN stays NaN, here and below.
+  void gate(const CellFunction& function, float* x, int64_t count) const {
     const float clip = spec_.clip;
     if (clip != std::numeric_limits<float>::infinity()) {
       for (int64_t k = 0; k < count; ++k) x[k] = x[k] < -clip ? -clip : x[k] > clip ? clip : x[k];
     }
+    apply(function, x, count, x);
+  }
+
+  void apply(const CellFunction& function, const float* x, int64_t count, float* y) const {
     switch (function.kind) {
       case CellFunction::Kind::kSigmoid:
-        return table_.float_rows->apply(FloatFunction::kSigmoid, x, count, x);
+        return table_.float_rows->apply(FloatFunction::kSigmoid, x, count, y);
       case CellFunction::Kind::kTanh:
-        return table_.float_rows->apply(FloatFunction::kTanh, x, count, x);
+        return table_.float_rows->apply(FloatFunction::kTanh, x, count, y);
       case CellFunction::Kind::kRelu:
-        for (int64_t k = 0; k < count; ++k) x[k] = x[k] <= 0.0f ? 0.0f : x[k];
+        for (int64_t k = 0; k < count; ++k) y[k] = x[k] <= 0.0f ? 0.0f : x[k];
         return;
       case CellFunction::Kind::kHardSigmoid:
         for (int64_t k = 0; k < count; ++k) {
           const float v = function.alpha * x[k] + function.beta;
-          x[k] = v < 0.0f ? 0.0f : v > 1.0f ? 1.0f : v;
+          y[k] = v < 0.0f ? 0.0f : v > 1.0f ? 1.0f : v;
         }
     }
   }
@@ -237,7 +243,7 @@ void Recurrent::run(const RecurrentCall& call, const KernelTable& table, int thr
       const int64_t first = first_step(cell);
       for (int64_t s = 0; s < count; ++s) {
         const int64_t at = cell.is_reverse ? count - 1 - s : s;  // of the chunk
-        walk.step(to - from, call.state_row, ld, [&](int64_t i) {
+        walk.step(to - from, call.state_row, ld, at % 2 != 0, [&](int64_t i) {
           const int64_t b = from + i, state = d * call.state_direction + b * call.state_row;
           Walk::Row row{};
           row.input = input + d * chunk_values + (at * batch + b) * ldx;

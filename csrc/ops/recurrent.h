@@ -43,7 +43,7 @@ struct RecurrentSpec {
   bool is_lstm;
   int64_t hidden;
   bool couples_forget = false;                          // LSTM: f = 1 - i
-  float clip = std::numeric_limits<float>::infinity();  // of what functions are given
+  float clip = std::numeric_limits<float>::infinity();  // of what f and g are given
   std::vector<CellDirection> directions;
 };
 

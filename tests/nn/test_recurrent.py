@@ -98,9 +98,10 @@ def model(
     y = np.zeros((steps, len(reverse), batch, n), way.dtype)
     for d, backwards in enumerate(reverse):
         f, g, last = (
-            clipped(functools.partial(call_with, way.functions[name], rest), clip)
+            functools.partial(call_with, way.functions[name], rest)
             for name, *rest in [*names[d * per : (d + 1) * per], ("tanh",)][:3]
         )
+        f, g = clipped(f, clip), clipped(g, clip)
         of_x, of_h = (None, None) if b is None else np.split(b[d], 2)
         peep = None if p is None else np.split(p[d], 3)
         hs, cs = states[0][d], states[1][d]

@@ -283,7 +283,7 @@ class _Recurrent(Operator):
 
     @property
     def clip(self) -> float | None:
-        """What the activations' inputs are clipped to; None: nothing."""
+        """What gates are clipped to before their activations; None: nothing."""
         return self._clip
 
     @property
@@ -377,7 +377,7 @@ class LSTM(_Recurrent):
             ("hard_sigmoid", alpha, beta), where the default is 0.2 and 0.5. Default: "sigmoid",
             "tanh", "tanh".
         clip : float, optional
-            What each activation's input is clipped to, from -clip to clip.
+            What gates and candidate are clipped to before their activations, from -clip to clip.
         input_forget : bool, default False
             Let the forget gate be 1 - i.
         layout : {0, 1}, default 0
