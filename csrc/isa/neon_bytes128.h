@@ -93,6 +93,13 @@ struct Bytes128 {
   static constexpr int kLanes16 = 1;
   static OCTAVO_INLINE B interleave_low(B a, B b) { return vzip1q_u8(a, b); }
   static OCTAVO_INLINE B interleave_high(B a, B b) { return vzip2q_u8(a, b); }
+  // The same of words of 32 bits.
+  static OCTAVO_INLINE B interleave_words_low(B a, B b) {
+    return vreinterpretq_u8_u32(vzip1q_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)));
+  }
+  static OCTAVO_INLINE B interleave_words_high(B a, B b) {
+    return vreinterpretq_u8_u32(vzip2q_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)));
+  }
   static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t, B x, int64_t) { store(p, x); }
 
   // 16 bytes, and those that `index` names.

@@ -125,6 +125,9 @@ struct Bytes256 {
   static constexpr int kLanes16 = 2;
   static OCTAVO_INLINE B interleave_low(B a, B b) { return _mm256_unpacklo_epi8(a, b); }
   static OCTAVO_INLINE B interleave_high(B a, B b) { return _mm256_unpackhi_epi8(a, b); }
+  // The same of words of 32 bits.
+  static OCTAVO_INLINE B interleave_words_low(B a, B b) { return _mm256_unpacklo_epi32(a, b); }
+  static OCTAVO_INLINE B interleave_words_high(B a, B b) { return _mm256_unpackhi_epi32(a, b); }
   // The first `lanes` lanes, `stride` bytes apart.
   static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t stride, B x, int64_t lanes) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(x));

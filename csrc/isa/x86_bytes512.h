@@ -87,6 +87,9 @@ struct Bytes512 {
   static constexpr int kLanes16 = 4;
   static OCTAVO_INLINE B interleave_low(B a, B b) { return _mm512_unpacklo_epi8(a, b); }
   static OCTAVO_INLINE B interleave_high(B a, B b) { return _mm512_unpackhi_epi8(a, b); }
+  // The same of words of 32 bits.
+  static OCTAVO_INLINE B interleave_words_low(B a, B b) { return _mm512_unpacklo_epi32(a, b); }
+  static OCTAVO_INLINE B interleave_words_high(B a, B b) { return _mm512_unpackhi_epi32(a, b); }
   // The first `lanes` lanes, `stride` bytes apart.
   static OCTAVO_INLINE void store_lanes(uint8_t* p, int64_t stride, B x, int64_t lanes) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(x));

@@ -29,9 +29,12 @@ struct PackKernels {
                  int64_t rs, int64_t cs);
   // Adds to `sums` what `groups` k-groups of stored values sum to in each of `width` columns.
   void (*column_sums)(const int8_t* panel, int64_t groups, int64_t width, int32_t* sums);
-  // out[c * out_stride + r] = in[r * in_stride + c] for bytes (channels to or from the last axis).
+  // out[c * out_stride + r] = in[r * in_stride + c] (channels to or from the last axis), of bytes
+  // and of 32-bit values.
   void (*transpose)(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t cols, uint8_t* out,
                     int64_t out_stride);
+  void (*transpose_words)(const uint32_t* in, int64_t in_stride, int64_t rows, int64_t cols,
+                          uint32_t* out, int64_t out_stride);
 };
 
 }  // namespace octavo
@@ -197,62 +200,73 @@ void pack_unpack(const int8_t* panel, int64_t k, int64_t n, int64_t width, uint8
   }
 }
 
-// 16 rows of n <= Bytes::kCount bytes to n columns of 16 bytes, out_stride apart. Four times over,
-// the rows of the lower half are interleaved with those of the upper one: that moves the top bit of
-// the row's number below the column's, whose top bit becomes the row's lowest; after four rounds
-// the two have changed places.
-template <class Bytes>
-OCTAVO_INLINE void transpose16(const uint8_t* in, int64_t in_stride, int64_t n, uint8_t* out,
+// 16 bytes of rows (16 rows of bytes, 4 of words) of n <= Bytes::kCount bytes to columns of 16
+// bytes, out_stride values apart. Round by round, the rows of the lower half are interleaved with
+// those of the upper one: that moves the top bit of the row's number below the column's, whose top
+// bit becomes the row's lowest; once all bits of a row have moved the two have changed places.
+template <class Bytes, class Value>
+OCTAVO_INLINE void transpose16(const Value* in, int64_t in_stride, int64_t n, Value* out,
                                int64_t out_stride) {
-  typename Bytes::B a[16], b[16];
+  constexpr int kRows = 16 / sizeof(Value);
+  typename Bytes::B a[kRows], b[kRows];
   OCTAVO_UNROLL
-  for (int i = 0; i < 16; ++i) a[i] = load_bytes<Bytes>(in + i * in_stride, n);
+  for (int i = 0; i < kRows; ++i)
+    a[i] = load_bytes<Bytes>(reinterpret_cast<const uint8_t*>(in + i * in_stride), n);
   OCTAVO_UNROLL
-  for (int round = 0; round < 4; ++round) {
+  for (int moved = 1; moved < kRows; moved *= 2) {
     OCTAVO_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      b[2 * i] = Bytes::interleave_low(a[i], a[i + 8]);
-      b[2 * i + 1] = Bytes::interleave_high(a[i], a[i + 8]);
+    for (int i = 0; i < kRows / 2; ++i) {
+      if constexpr (sizeof(Value) == 1) {
+        b[2 * i] = Bytes::interleave_low(a[i], a[i + kRows / 2]);
+        b[2 * i + 1] = Bytes::interleave_high(a[i], a[i + kRows / 2]);
+      } else {
+        b[2 * i] = Bytes::interleave_words_low(a[i], a[i + kRows / 2]);
+        b[2 * i + 1] = Bytes::interleave_words_high(a[i], a[i + kRows / 2]);
+      }
     }
     OCTAVO_UNROLL
-    for (int i = 0; i < 16; ++i) a[i] = b[i];
+    for (int i = 0; i < kRows; ++i) a[i] = b[i];
   }
-  // Lane l of a[i] is column 16 l + i.
+  // Lane l of a[i] is column kRows * l + i.
+  const int64_t columns = n / static_cast<int64_t>(sizeof(Value));
+  const int64_t lane_stride = 16 * out_stride;  // in bytes: kRows columns
   OCTAVO_UNROLL
-  for (int i = 0; i < 16; ++i) {
+  for (int i = 0; i < kRows; ++i) {
+    auto* column = reinterpret_cast<uint8_t*>(out + i * out_stride);
     if (n == Bytes::kCount)
-      Bytes::store_lanes(out + i * out_stride, 16 * out_stride, a[i], Bytes::kLanes16);
-    else if (i < n)
-      Bytes::store_lanes(out + i * out_stride, 16 * out_stride, a[i], (n - i + 15) / 16);
+      Bytes::store_lanes(column, lane_stride, a[i], Bytes::kLanes16);
+    else if (i < columns)
+      Bytes::store_lanes(column, lane_stride, a[i], (columns - i + kRows - 1) / kRows);
   }
 }
 
-template <class Isa>
-void pack_transpose(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t cols, uint8_t* out,
+template <class Isa, class Value>
+void pack_transpose(const Value* in, int64_t in_stride, int64_t rows, int64_t cols, Value* out,
                     int64_t out_stride) {
   using Bytes = typename Isa::Bytes;
+  constexpr int64_t kSize = sizeof(Value), kRows = 16 / kSize;
   if constexpr (Bytes::kLanes16 > 0) {
-    constexpr int64_t kStep = Bytes::kCount;
-    if (rows >= 16 && (cols >= kStep || Bytes::kHasMasks)) {
+    constexpr int64_t kStep = Bytes::kCount / kSize;
+    if (rows >= kRows && (cols >= kStep || Bytes::kHasMasks)) {
       const int64_t n = cols < kStep ? cols : kStep;
       // The last rows and columns are done with some from before them.
       for (int64_t c = 0; c < cols; c += kStep) {
         const int64_t column = c + n < cols ? c : cols - n;
-        for (int64_t r = 0; r < rows; r += 16) {
-          const int64_t row = r + 16 < rows ? r : rows - 16;
-          const uint8_t* from = in + row * in_stride + column;
-          uint8_t* to = out + column * out_stride + row;
+        for (int64_t r = 0; r < rows; r += kRows) {
+          const int64_t row = r + kRows < rows ? r : rows - kRows;
+          const Value* from = in + row * in_stride + column;
+          Value* to = out + column * out_stride + row;
           if (n == kStep)
-            transpose16<Bytes>(from, in_stride, kStep, to, out_stride);
+            transpose16<Bytes>(from, in_stride, Bytes::kCount, to, out_stride);
           else
-            transpose16<Bytes>(from, in_stride, n, to, out_stride);
+            transpose16<Bytes>(from, in_stride, n * kSize, to, out_stride);
         }
       }
       return;
     }
   }
-  for (int64_t first = 0; first < rows; first += 16) {
-    const int64_t last = first + 16 < rows ? first + 16 : rows;
+  for (int64_t first = 0; first < rows; first += kRows) {
+    const int64_t last = first + kRows < rows ? first + kRows : rows;
     for (int64_t c = 0; c < cols; ++c) {
       for (int64_t r = first; r < last; ++r) out[c * out_stride + r] = in[r * in_stride + c];
     }
@@ -261,7 +275,8 @@ void pack_transpose(const uint8_t* in, int64_t in_stride, int64_t rows, int64_t 
 
 template <class Isa>
 constexpr PackKernels pack_kernels() {
-  return {pack_panels<Isa>, pack_unpack<Isa>, pack_column_sums<Isa>, pack_transpose<Isa>};
+  return {pack_panels<Isa>, pack_unpack<Isa>, pack_column_sums<Isa>, pack_transpose<Isa, uint8_t>,
+          pack_transpose<Isa, uint32_t>};
 }
 
 }  // namespace

@@ -46,18 +46,11 @@ void turn_bytes(const KernelTable& table, const uint8_t* in, int64_t count, int6
   });
 }
 
-void turn_words(const uint32_t* in, int64_t count, int64_t rows, int64_t cols, uint32_t* out,
-                int threads) {
-  constexpr int64_t kBlock = 16;  // a line of each side
+void turn_words(const KernelTable& table, const uint32_t* in, int64_t count, int64_t rows,
+                int64_t cols, uint32_t* out, int threads) {
   turn_all(count, rows, cols, threads, [&](int64_t at, int64_t from, int64_t to) {
-    for (int64_t r = from; r < to; r += kBlock) {
-      for (int64_t c = 0; c < cols; c += kBlock) {
-        const int64_t last_r = std::min(to, r + kBlock), last_c = std::min(cols, c + kBlock);
-        for (int64_t i = c; i < last_c; ++i) {
-          for (int64_t j = r; j < last_r; ++j) out[at + i * rows + j] = in[at + j * cols + i];
-        }
-      }
-    }
+    table.pack->transpose_words(in + at + from * cols, cols, to - from, cols, out + at + from,
+                                rows);
   });
 }
 
@@ -507,7 +500,7 @@ bool Conv::run(const Input& x, const uint8_t* residual, void* out, const KernelT
     auto* turned = static_cast<uint8_t*>(
         scratch(ScratchSlot::kLayoutIn, static_cast<size_t>(batch * in_values * x_bytes)));
     if (is_float())
-      turn_words(reinterpret_cast<const uint32_t*>(codes), batch, s.in_c, in_pixels,
+      turn_words(table, reinterpret_cast<const uint32_t*>(codes), batch, s.in_c, in_pixels,
                  reinterpret_cast<uint32_t*>(turned), threads);
     else
       turn_bytes(table, codes, batch, s.in_c, in_pixels, turned, threads);
@@ -558,7 +551,7 @@ bool Conv::run(const Input& x, const uint8_t* residual, void* out, const KernelT
     turn_bytes(table, static_cast<const uint8_t*>(y), batch, out_pixels, s.out_c,
                static_cast<uint8_t*>(out), threads);
   else if (turns)
-    turn_words(static_cast<const uint32_t*>(y), batch, out_pixels, s.out_c,
+    turn_words(table, static_cast<const uint32_t*>(y), batch, out_pixels, s.out_c,
                static_cast<uint32_t*>(out), threads);
   if ((has_table() || residual) && (!s.channels_last || is_dynamic()))
     finish_codes(static_cast<uint8_t*>(out), residual, batch * out_values, table);

@@ -38,7 +38,7 @@ Side side(const TensorCase& c, int buffer) {
 }
 
 struct TensorTest {
-  GuardedBuffer a_, b_, y_, table_;
+  GuardedBuffer a_, b_, y_, table_, a_words_, y_words_;
   int64_t codes = 0, inner = 0;  // 8-bit results, and those that no bound decided
 
   std::vector<uint8_t> check(const KernelTable& table, const TensorCase& c) {
@@ -380,6 +380,20 @@ struct TensorTest {
         expected[static_cast<size_t>(column * out_stride + row)] =
             x[static_cast<size_t>(row * in_stride + column)];
     }
+    // The same of words, each of which names its byte's place.
+    std::vector<uint32_t> words(x.size()), turned(expected.size(), 0);
+    for (size_t i = 0; i < words.size(); ++i) words[i] = static_cast<uint32_t>(i) << 8 | x[i];
+    uint32_t* y_words = y_words_.copy(turned.data(), turned.size(), side(c, 0));
+    table.pack->transpose_words(a_words_.copy(words.data(), words.size(), side(c, 1)), in_stride,
+                                c.rows, c.n, y_words, out_stride);
+    for (int64_t row = 0; row < c.rows; ++row) {
+      for (int64_t column = 0; column < c.n; ++column)
+        turned[static_cast<size_t>(column * out_stride + row)] =
+            words[static_cast<size_t>(row * in_stride + column)];
+    }
+    OCTAVO_CHECK(std::equal(turned.begin(), turned.end(), y_words) && y_words_.intact(),
+                 "words are turned otherwise");
+
     uint8_t* y = y_.place(expected.size(), side(c, 0));
     table.pack->transpose(guarded(a_, x, side(c, 1)), in_stride, c.rows, c.n, y, out_stride);
     return result(y, expected);
