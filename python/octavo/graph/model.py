@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from octavo import runtime
 from octavo.array.interop import as_array
 from octavo.errors import FallbackWarning, UnsupportedOpError
+from octavo.graph import native_file
 from octavo.graph.executor import REFERENCE, Executor, Step
 from octavo.graph.ir import Graph, Value
 from octavo.graph.onnx_reader import read
@@ -24,13 +25,17 @@ Feeds = Mapping[str, ArrayLike]
 
 
 class Layer(NamedTuple):
-    """One operator of a model. Names are unique, and stay when operators are fused."""
+    """One operator of a model. Names are unique, and stay when operators are fused.
+
+    `nbytes` is what its constants take in their plain form, weights above all.
+    """
 
     name: str
     operator: str
     kernel: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    nbytes: int
 
 
 class Benchmark(NamedTuple):
@@ -91,12 +96,13 @@ def _cells(row: CoverageRow) -> tuple[str, ...]:
 
 
 def load(source: str | os.PathLike[str] | bytes | Any, *, strict: bool = False) -> Model:
-    """Load an ONNX model.
+    """Load a model: ONNX, or what `Model.save` has written.
 
     Parameters
     ----------
     source : path, bytes of a file, or onnx.ModelProto
-        Opset 11 or later. External data is read from the folder of the file alone.
+        ONNX of opset 11 or later, or an ``.octavo`` file, which is mapped into memory. External
+        data is read from the folder of the file alone.
     strict : bool, default False
         Refuse a model with an operator that has no kernel here. Otherwise such operators run
         through onnx's reference implementation, slowly: a warning names them, and
@@ -109,11 +115,11 @@ def load(source: str | os.PathLike[str] | bytes | Any, *, strict: bool = False) 
     Raises
     ------
     ModelError
-        What is no ONNX model, or contradicts itself.
+        What is no model, or contradicts itself.
     UnsupportedOpError
         An operator without a kernel, with `strict`.
     ImportError
-        The package onnx is not installed (the extra "models").
+        ONNX, and the package onnx is not installed (the extra "models").
 
     Warns
     -----
@@ -128,8 +134,11 @@ def load(source: str | os.PathLike[str] | bytes | Any, *, strict: bool = False) 
         ...
     FileNotFoundError: [Errno 2] No such file or directory: 'not there.onnx'
     """
-    graph = read(source)
-    optimize(graph)
+    if _is_native(source):
+        graph = native_file.read(source)
+    else:
+        graph = read(source)
+        optimize(graph)
     model = Model(graph)
     rows = model.coverage().fallbacks
     if rows:
@@ -143,6 +152,13 @@ def load(source: str | os.PathLike[str] | bytes | Any, *, strict: bool = False) 
             stacklevel=2,
         )
     return model
+
+
+def _is_native(source: Any) -> bool:
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb") as file:
+            return file.read(4) == native_file.MAGIC
+    return isinstance(source, bytes) and source[:4] == native_file.MAGIC
 
 
 class Model:
@@ -185,8 +201,16 @@ class Model:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The operators, in the order they run in."""
+        constants = self._graph.constants
         return tuple(
-            Layer(node.name, node.op, kernel.name, tuple(node.inputs), tuple(node.outputs))
+            Layer(
+                node.name,
+                node.op,
+                kernel.name,
+                tuple(node.inputs),
+                tuple(node.outputs),
+                sum(constants[name].nbytes for name in node.inputs if name in constants),
+            )
             for node, kernel, _, _ in self._executor.steps
         )
 
@@ -328,6 +352,23 @@ class Model:
             rows.append(CoverageRow(operator, kernel, len(layers), fallback, seconds, share))
         rows.sort(key=lambda row: (-(row.seconds or 0.0), row.operator, row.kernel))
         return Coverage(tuple(rows))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file that `octavo.load` reads with NumPy alone, to the same bits.
+
+        Parameters
+        ----------
+        path : str or path
+            Ends in ".octavo". What was there is replaced when the new file is whole.
+
+        Raises
+        ------
+        ValueError
+            Another ending; constants of a dtype that NumPy has not.
+        """
+        if not os.fspath(path).endswith(".octavo"):
+            raise ValueError(f"path is {os.fspath(path)!r}, expected one that ends in '.octavo'")
+        native_file.write(self._graph, path)
 
     # A model is frozen: its own copy.
 

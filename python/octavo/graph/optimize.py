@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from octavo.graph import passes
-from octavo.graph.ir import Graph
+from octavo.graph.ir import Graph, Subgraph
 from octavo.graph.quantized import fuse_residual, integer_operators
 
 
 def optimize(graph: Graph) -> None:
     """Run all passes."""
+    _take_in_constants(graph)
     passes.remove_identities(graph)
     passes.fold_constants(graph, keep={"DequantizeLinear"})  # integer weights stay integers
     passes.remove_dead_code(graph)
@@ -24,3 +25,23 @@ def optimize(graph: Graph) -> None:
     passes.fuse_bias(graph)
     passes.fuse_activation(graph)
     passes.remove_dead_code(graph)
+
+
+def _take_in_constants(graph: Graph) -> None:
+    """Give graphs inside the constants that they read around them, and optimize those graphs."""
+    for node in graph.nodes:
+        if node.op not in ("If", "Loop", "Scan"):
+            continue
+        known = {
+            inner: graph.constants[name]
+            for inner, name in node.implicit.items()
+            if name in graph.constants
+        }
+        for value in node.attributes.values():
+            if isinstance(value, Subgraph):
+                own = value.graph
+                taken = {v.name for v in own.inputs if v.name in known}
+                own.inputs = [v for v in own.inputs if v.name not in taken]
+                own.constants |= {name: known[name] for name in taken}
+                optimize(own)
+        node.implicit = {i: name for i, name in node.implicit.items() if i not in known}
