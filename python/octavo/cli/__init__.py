@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 import octavo as oc
-from octavo.cli import demo, doctor, kernels, terminal
+from octavo.cli import demo, doctor, inspect, kernels, run, terminal
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = (demo, doctor, kernels)
+COMMANDS = (demo, doctor, kernels, run, inspect)
 
 
 def build_parser() -> argparse.ArgumentParser:
