@@ -30,6 +30,9 @@
 #include <pthread.h>
 #include <signal.h>
 #endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace octavo {
 namespace {
@@ -40,11 +43,18 @@ constexpr int kPausesPerCheck = 64;   // ... looks at the clock and lets others 
 constexpr int kPausesOfCaller = 512;  // waiting for the last tasks, before it yields
 constexpr size_t kLinePair = 128;  // what neighbouring prefetchers and Apple's caches move at once
 
+#if defined(_WIN32)
+struct Thread {};
+#else
+using Thread = pthread_t;
+#endif
+
 void* worker_main(void* pool);
 
 // False where the system gives no more threads.
-bool start_detached(void* pool) {
+bool start_detached(void* pool, Thread* thread) {
 #if defined(_WIN32)
+  static_cast<void>(thread);
   try {
     std::thread(worker_main, pool).detach();  // 1 MiB of stack is the default here
     return true;
@@ -64,8 +74,7 @@ bool start_detached(void* pool) {
     sigdelset(&blocked, fault);
   }
   pthread_sigmask(SIG_SETMASK, &blocked, &before);
-  pthread_t thread;
-  const bool started = pthread_create(&thread, &attributes, worker_main, pool) == 0;
+  const bool started = pthread_create(thread, &attributes, worker_main, pool) == 0;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_attr_destroy(&attributes);
   return started;
@@ -82,12 +91,13 @@ class Pool {
   // For the owner; gives the pool back at the end.
   void run(int tasks, int threads, TaskFunction function, void* context) {
     while (workers_ < threads - 1 && !out_of_threads_) {
-      if (start_detached(this)) {
+      if (start_detached(this, &handles_[workers_])) {
         ++workers_;
       } else {
         out_of_threads_ = true;
       }
     }
+    if (workers_ > placed_ || sleeping_.load(std::memory_order_relaxed) > 0) place_workers();
     function_ = function;
     context_ = context;
     tasks_ = tasks;
@@ -153,6 +163,25 @@ class Pool {
 
   void finish(int done) { remaining_.fetch_sub(done, std::memory_order_acq_rel); }
 
+  // Linux may queue a thread behind the one that wakes it, for milliseconds, though a core idles:
+  // on a small machine that is half busy it looks for none. So workers are kept off the core of
+  // the caller, which would wait for them there. They never exit: their handles stay good.
+  void place_workers() {
+#if defined(__linux__)
+    const int core = sched_getcpu();
+    if (core < 0 || (core == off_core_ && workers_ == placed_)) return;
+    off_core_ = core;
+    placed_ = workers_;
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores) != 0) return;
+    CPU_CLR(core, &cores);
+    if (CPU_COUNT(&cores) == 0) return;
+    for (int i = 0; i < workers_; ++i) pthread_setaffinity_np(handles_[i], sizeof cores, &cores);
+#else
+    placed_ = workers_;
+#endif
+  }
+
   // Called with a task in hand (or by the owner), so that workers_ and seats_ stand still. Whoever
   // joins wakes the next one: nobody pays for more than one.
   void wake_one_if_short() {
@@ -209,7 +238,11 @@ class Pool {
   alignas(kLinePair) std::atomic<int> sleeping_{0};  // workers asleep whom nobody has woken yet
   alignas(kLinePair) std::atomic<bool> owned_{false};
   std::atomic<bool> out_of_memory_{false};  // of a task of the current job
-  bool out_of_threads_ = false;             // the owner's
+  // The owner's:
+  bool out_of_threads_ = false;
+  Thread handles_[kMaxThreads] = {};  // of workers_
+  int placed_ = 0;                    // workers that were kept off off_core_
+  int off_core_ = -1;
   std::mutex mutex_;
   std::condition_variable wake_;
   int wakes_ = 0;  // sleepers told to wake that have not yet; under mutex_

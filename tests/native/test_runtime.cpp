@@ -433,6 +433,34 @@ void test_threads_grow_and_all_take_part_awake_or_asleep() {
   }
 }
 
+// A worker that wakes behind its caller would come milliseconds late, or never.
+void test_workers_wake_off_the_callers_core() {
+  cpu_set_t all;
+  CHECK_EQUAL(sched_getaffinity(0, sizeof(all), &all), 0);
+  if (CPU_COUNT(&all) < 2) return;
+  int looked = 0;
+  for (int round = 0; round < 50 && looked < 5; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));  // asleep
+    std::atomic<int> arrived{0};
+    const std::thread::id caller = std::this_thread::get_id();
+    const int core = sched_getcpu();
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    parallel_for(2, 2, [&](int) {
+      ++arrived;
+      while (arrived < 2) std::this_thread::yield();
+      if (std::this_thread::get_id() == caller) return;
+      CHECK_EQUAL(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+    });
+    if (sched_getcpu() != core) continue;  // moved meanwhile
+    ++looked;
+    cpu_set_t expected = all;
+    CPU_CLR(core, &expected);
+    CHECK(CPU_EQUAL(&allowed, &expected));
+  }
+  CHECK(looked > 0);
+}
+
 // Calls around the moment when the worker, the only one so far (others would wake it as they join),
 // ends its spin. A lost wake-up hangs the job. Each thread keeps to a core of its own where there
 // are two: on one core the worker would rarely come to the end of its spin.
@@ -679,6 +707,7 @@ int main() {
   test_every_task_runs_once();
   test_one_thread_or_one_task_runs_on_the_caller_in_order();
   test_threads_grow_and_all_take_part_awake_or_asleep();
+  test_workers_wake_off_the_callers_core();
   test_no_more_threads_than_asked_for();
   test_many_short_jobs();
   test_nested_calls_run_alone();
