@@ -95,45 +95,8 @@ def _cells(row: CoverageRow) -> tuple[str, ...]:
     return row.operator, kernel, str(row.layers), spent, share
 
 
-def load(source: str | os.PathLike[str] | bytes | Any, *, strict: bool = False) -> Model:
-    """Load a model: ONNX, or what `Model.save` has written.
-
-    Parameters
-    ----------
-    source : path, bytes of a file, or onnx.ModelProto
-        ONNX of opset 11 or later, or an ``.octavo`` file, which is mapped into memory. External
-        data is read from the folder of the file alone.
-    strict : bool, default False
-        Refuse a model with an operator that has no kernel here. Otherwise such operators run
-        through onnx's reference implementation, slowly: a warning names them, and
-        `Model.coverage` shows them.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ModelError
-        What is no model, or contradicts itself.
-    UnsupportedOpError
-        An operator without a kernel, with `strict`.
-    ImportError
-        ONNX, and the package onnx is not installed (the extra "models").
-
-    Warns
-    -----
-    FallbackWarning
-        Operators without a kernel.
-
-    Examples
-    --------
-    >>> import octavo as oc
-    >>> oc.load("not there.onnx")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: [Errno 2] No such file or directory: 'not there.onnx'
-    """
+def load_model(source: Any, strict: bool) -> Model:
+    """Load a model; `octavo.load` says how."""
     if _is_native(source):
         graph = native_file.read(source)
     else:
@@ -149,7 +112,7 @@ def load(source: str | os.PathLike[str] | bytes | Any, *, strict: bool = False) 
             f"no kernel for {names}: run by onnx's reference implementation, slowly; "
             "model.coverage(feeds) shows what they take of the time",
             FallbackWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return model
 
