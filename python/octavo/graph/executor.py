@@ -118,7 +118,7 @@ class Executor:
             slots.setdefault(name, len(slots))
         self._template: list[Any] = [None] * len(slots)
         for name, constant in graph.constants.items():
-            self._template[slots[name]] = constant
+            self._template[slots[name]] = _kept(constant)
         self.steps = tuple(
             Step(
                 node,
@@ -197,7 +197,7 @@ class Executor:
             for slot in free:
                 values[slot] = None
         for slot in self._static:
-            template[slot] = values[slot]
+            values[slot] = template[slot] = _kept(values[slot])
         plans = list(self._plans.items())[-(MOST_PLANS - 1) :]
         self._plans = dict([*plans, (key, Plan(template, steps, self._frees(steps)))])
         return [values[self._outputs[name]] for name in outputs]
@@ -212,11 +212,13 @@ class Executor:
             frees.append(tuple(sorted(dead)))
         return tuple(reversed(frees))
 
-    def is_own(self, array: Any) -> bool:
-        """Whether `array` is one that the executor keeps."""
-        return any(array is each for each in self._template) or any(
-            array is each for plan in self._plans.values() for each in plan.template
-        )
+
+def _kept(value: Any) -> Any:
+    """Return what is kept from one run to the next: arrays read-only, so that none is given out."""
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 def _is_control(node: Node) -> bool:

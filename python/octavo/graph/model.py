@@ -233,14 +233,14 @@ class Model:
                 results[name] = _written(name, value, place)
         return results
 
-    def _own(self, value: Any, arrays: list[Any], results: Mapping[str, Any]) -> Any:
+    @staticmethod
+    def _own(value: Any, arrays: list[Any], results: Mapping[str, Any]) -> Any:
         """Return an array that is the caller's alone: no input, constant, or view of one."""
         if not isinstance(value, np.ndarray):
             return value
-        shared = value.base is not None or any(
-            value is each for each in (*arrays, *results.values())
-        )
-        return np.array(value) if shared or self._executor.is_own(value) else value
+        shared = value.base is not None or not value.flags.writeable
+        shared = shared or any(value is each for each in (*arrays, *results.values()))
+        return np.array(value) if shared else value
 
     def _names(self) -> str:
         return ", ".join(repr(value.name) for value in self._graph.inputs) or "none"

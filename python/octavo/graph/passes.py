@@ -35,6 +35,18 @@ def remove_identities(graph: Graph) -> None:
     graph.nodes = kept
 
 
+# What these make may be far larger than what they are given: only where onnx knows the size.
+_GROWING = {
+    "ConstantOfShape",
+    "Expand",
+    "EyeLike",
+    "OneHot",
+    "Pad",
+    "Range",
+    "Resize",
+    "Tile",
+    "Upsample",
+}
 _NOT_FOLDED = {
     "Bernoulli",
     "Multinomial",
@@ -61,10 +73,15 @@ def fold_constants(graph: Graph, keep: Collection[str] = ()) -> None:
 
 
 def _fold(node: Node, graph: Graph, values: list[Any]) -> dict[str, Any] | None:
+    if node.op in _GROWING:
+        shape = graph.value(node.outputs[0]).shape or (None,)
+        sizes = [size for size in shape if isinstance(size, int)]
+        if len(sizes) < len(shape) or math.prod(sizes) > _LARGEST_FOLDED:
+            return None
     with np.errstate(all="ignore"):
         try:
             made = prepare_node(node, graph).run(*values)
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, ImportError):
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
             # It will say so when it runs, if it runs.
             return None
     results = made if isinstance(made, tuple) else (made,)
