@@ -1,5 +1,6 @@
 """`octavo.load` and what it returns: names, inputs and outputs, errors, fallbacks, copies."""
 
+import os
 import pickle
 import threading
 import warnings
@@ -10,6 +11,7 @@ import pytest
 import octavo as oc
 
 onnx = pytest.importorskip("onnx", reason="models are not read without onnx")
+IN_QEMU = os.environ.get("OCTAVO_IN_QEMU") == "1"
 parse = pytest.importorskip("onnx.parser").parse_model
 
 
@@ -127,6 +129,29 @@ def test_what_is_no_model_is_refused(source, tmp_path):
     for given in (source, path, str(path)):
         with pytest.raises(oc.ModelError):
             oc.load(given)
+
+
+def mutated(content, rng):
+    """The bytes with a few changed, cut out or put in."""
+    changed = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        at, length = rng.integers(len(changed)), rng.integers(1, 9)
+        piece = bytes(rng.integers(0, 256, length, np.uint8))
+        changed[at : at + (0, 1, length)[rng.integers(3)]] = piece[: rng.integers(3)]
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_changed_bytes_give_a_model_or_a_model_error(rng):
+    constants = {"k": np.ones((4, 3, 3, 3), np.float32), "step": np.ones(2, np.float32)}
+    seeds = [net(body, **constants).SerializeToString() for body in (RELU, SHAPES, LOOP, CONV)]
+    refused = 0
+    for i in range(50 if IN_QEMU else 400):
+        try:
+            oc.load(mutated(seeds[i % len(seeds)], rng))
+        except oc.ModelError:
+            refused += 1
+    assert refused > 0
 
 
 def test_a_source_of_another_kind_is_refused():

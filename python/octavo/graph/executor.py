@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from octavo.errors import UnsupportedOpError
+from octavo.errors import ModelError, UnsupportedOpError
 from octavo.graph.control import control_kernel
 from octavo.graph.ir import Graph, Node, Subgraph
 from octavo.graph.kernel import NO_ARG, Arg, Attributes, Kernel
@@ -42,6 +42,15 @@ class Plan(NamedTuple):
 
 def prepare_node(node: Node, graph: Graph) -> Kernel:
     """Return the node's kernel: octavo's or NumPy's, else onnx's reference implementation."""
+    try:
+        return _kernel_of(node, graph)
+    except (ImportError, MemoryError, ModelError):
+        raise
+    except Exception as error:  # inputs or attributes that the operator does not have
+        raise ModelError(f"{node.op} {node.name!r} cannot be prepared: {error}") from error
+
+
+def _kernel_of(node: Node, graph: Graph) -> Kernel:
     control = control_kernel(node, _prepare_graph)
     if control is not None:
         return control

@@ -68,7 +68,12 @@ def read(source: str | os.PathLike[str] | bytes | Proto) -> Graph:
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:
         raise ModelError(f"shapes or types contradict: {_first_line(error)}") from error
-    return _graph(onnx, model.graph, opsets, {})
+    try:
+        return _graph(onnx, model.graph, opsets, {})
+    except ModelError:
+        raise
+    except Exception as error:  # what the checker let through
+        raise ModelError(f"not a valid ONNX model: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from octavo.errors import ModelError
 from octavo.graph import passes
 from octavo.graph.ir import Graph, Subgraph
 from octavo.graph.quantized import fuse_residual, integer_operators
 
 
 def optimize(graph: Graph) -> None:
-    """Run all passes."""
+    """Run all passes.
+
+    Raises
+    ------
+    ModelError
+        An operator without the inputs or attributes that it must have.
+    """
+    try:
+        _run_all(graph)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ModelError(f"the graph contradicts itself: {error!r}") from error
+
+
+def _run_all(graph: Graph) -> None:
     _take_in_constants(graph)
     passes.remove_identities(graph)
     passes.fold_constants(graph, keep={"DequantizeLinear"})  # integer weights stay integers
