@@ -20,6 +20,7 @@ from typing import Any
 BATCHES = 3  # at least, unless one call takes an entrant's whole share
 BATCH_SECONDS = 3e-4
 WARM_SECONDS = 2e-4
+WARM_THREADS_SECONDS = 3e-3  # until a pool that slept is awake, and its core's caches are filled
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def time_rounds(
     share = seconds / (rounds * max(1, len(entrants)))
     estimate = {e.name: call_seconds(e) for e in entrants if isinstance(e, Entrant)}
     times: dict[str, list[float]] = {e.name: [] for e in entrants}
+    warm = min(WARM_SECONDS, share) if threads == 1 else WARM_THREADS_SECONDS
     order, shuffle = list(entrants), random.Random(0).shuffle
     gc.collect()
     gc.disable()
@@ -109,7 +111,7 @@ def time_rounds(
                 calls = max(1, round(min(BATCH_SECONDS, share / BATCHES) / once))
                 batches = max(1, round(share / (calls * once)))
                 with entrant.context():
-                    batch_seconds(entrant.call, max(1, min(calls, round(WARM_SECONDS / once))))
+                    batch_seconds(entrant.call, max(1, round(warm / once)))
                     spent = [batch_seconds(entrant.call, calls) for _ in range(batches)]
                 times[entrant.name].append(statistics.median(spent))
     finally:
