@@ -146,7 +146,7 @@ def test_changed_bytes_give_a_model_or_a_model_error(rng):
     constants = {"k": np.ones((4, 3, 3, 3), np.float32), "step": np.ones(2, np.float32)}
     seeds = [net(body, **constants).SerializeToString() for body in (RELU, SHAPES, LOOP, CONV)]
     refused = 0
-    for i in range(50 if IN_QEMU else 400):
+    for i in range(50 if IN_QEMU else 200):
         try:
             oc.load(mutated(seeds[i % len(seeds)], rng))
         except oc.ModelError:
