@@ -337,6 +337,17 @@ def test_graphs_inside_run_by_the_same_kernels():
     assert model(np.array(0), x)["rows"].shape == (0, 2)
 
 
+def test_fallbacks_in_graphs_inside_are_named_too():
+    body = """net (int64 trips, float[2, 2] x) => (float[2, 2] y) {
+        y = Loop(trips, , x) <body = inside (int64 i, bool c, float[2, 2] a)
+            => (bool going, float[2, 2] b) { going = Identity(c) d = Det(a) b = Mul(a, d) }> }"""
+    with pytest.warns(oc.FallbackWarning, match=r"what is in Loop \(graph inside, Det by"):
+        model = oc.load(net(body))
+    assert model(np.array(1), np.diag([2.0, 1.0])).tolist() == [[4, 0], [0, 2]]
+    with pytest.raises(oc.UnsupportedOpError, match="Det by"):
+        oc.load(net(body), strict=True)
+
+
 def test_if_takes_one_branch_and_reads_around_it():
     body = """net (bool c, float[2] x) => (float[2] y) {
         a = Neg(x)

@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.graph.ir import Graph, Node, Subgraph
-from octavo.graph.kernel import Kernel
+from octavo.graph.kernel import REFERENCE, Kernel
 
 Run = Callable[[Sequence[Any]], list[Any]]
 
 
-def control_kernel(node: Node, prepare: Callable[[Graph], Run]) -> Kernel | None:
+# What prepares a graph: how it runs, and its operators that have no kernel.
+Prepare = Callable[[Graph], tuple[Run, list[str]]]
+
+
+def control_kernel(node: Node, prepare: Prepare) -> Kernel | None:
     """Return the kernel of If, Loop or Scan; its inputs are the node's, then what subgraphs read."""
     make = {"If": _if, "Loop": _loop, "Scan": _scan}.get(node.op)
     if make is None:
@@ -26,17 +30,19 @@ def control_kernel(node: Node, prepare: Callable[[Graph], Run]) -> Kernel | None
     }
     run = make(node, bodies)
     single = len(node.outputs) == 1
-    return Kernel(lambda *values: run(values)[0] if single else tuple(run(values)), "graph inside")
+    lacking = sorted({op for body in bodies.values() for op in body.lacking})
+    name = f"graph inside, {', '.join(lacking)} by {REFERENCE}" if lacking else "graph inside"
+    return Kernel(lambda *values: run(values)[0] if single else tuple(run(values)), name)
 
 
 class _Body:
     """A subgraph; called with its own inputs and with all inputs of the node around it."""
 
-    def __init__(self, graph: Graph, node: Node, prepare: Callable[[Graph], Run]) -> None:
+    def __init__(self, graph: Graph, node: Node, prepare: Prepare) -> None:
         places = {name: len(node.inputs) + i for i, name in enumerate(node.implicit)}
         self._captured = [places[value.name] for value in graph.inputs if value.name in places]
         self.graph = graph
-        self._run = prepare(graph)
+        self._run, self.lacking = prepare(graph)
 
     def __call__(self, given: Sequence[Any], around: Sequence[Any]) -> list[Any]:
         return self._run([*given, *(around[place] for place in self._captured)])

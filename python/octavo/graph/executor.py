@@ -12,11 +12,10 @@ import numpy as np
 from octavo.errors import ModelError, UnsupportedOpError
 from octavo.graph.control import control_kernel
 from octavo.graph.ir import Graph, Node, Subgraph
-from octavo.graph.kernel import NO_ARG, Arg, Attributes, Kernel
+from octavo.graph.kernel import NO_ARG, REFERENCE, Arg, Attributes, Kernel
 from octavo.graph.onnx_reader import import_onnx, to_model
 from octavo.graph.operators import KERNELS, SHAPED_BY, VALUE_SHAPED
 
-REFERENCE = "onnx.reference"
 # How many input shapes are kept planned.
 MOST_PLANS = 16
 _NOTHING = 0  # the slot of inputs that are left out
@@ -64,10 +63,11 @@ def _kernel_of(node: Node, graph: Graph) -> Kernel:
     return Kernel(_Reference(node), REFERENCE)
 
 
-def _prepare_graph(graph: Graph) -> Callable[[Sequence[Any]], list[Any]]:
+def _prepare_graph(graph: Graph) -> tuple[Callable[[Sequence[Any]], list[Any]], list[str]]:
     executor = Executor(graph)
     names = [value.name for value in graph.outputs]
-    return lambda arrays: executor.run(arrays, names)
+    lacking = [step.node.op for step in executor.steps if REFERENCE in step.kernel.name]
+    return lambda arrays: executor.run(arrays, names), lacking
 
 
 def _arg(name: str, graph: Graph) -> Arg:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from octavo.graph.ir import Constant, Shape
 
+# The name of the kernel of operators that have none here.
+REFERENCE = "onnx.reference"
+
 
 class Arg(NamedTuple):
     """An input as it is known when a node is prepared. `dtype` None: not known."""

@@ -16,8 +16,9 @@ from octavo import runtime
 from octavo.array.interop import as_array
 from octavo.errors import FallbackWarning, UnsupportedOpError
 from octavo.graph import native_file
-from octavo.graph.executor import REFERENCE, Executor, Step
+from octavo.graph.executor import Executor, Step
 from octavo.graph.ir import Graph, Value
+from octavo.graph.kernel import REFERENCE
 from octavo.graph.onnx_reader import read
 from octavo.graph.optimize import optimize
 
@@ -105,7 +106,12 @@ def load_model(source: Any, strict: bool) -> Model:
     model = Model(graph)
     rows = model.coverage().fallbacks
     if rows:
-        names = ", ".join(f"{row.operator} ({row.layers})" for row in rows)
+        names = ", ".join(
+            f"{row.operator} ({row.layers})"
+            if row.kernel == REFERENCE
+            else f"what is in {row.operator} ({row.kernel})"
+            for row in rows
+        )
         if strict:
             raise UnsupportedOpError(f"no kernel for {names}; strict=False runs them slowly")
         warnings.warn(
@@ -311,7 +317,7 @@ class Model:
         for (operator, kernel), layers in groups.items():
             seconds = None if feeds is None else sum(spent.get(name, 0.0) for name in layers)
             share = None if seconds is None else seconds / total
-            fallback = kernel == REFERENCE
+            fallback = REFERENCE in kernel
             rows.append(CoverageRow(operator, kernel, len(layers), fallback, seconds, share))
         rows.sort(key=lambda row: (-(row.seconds or 0.0), row.operator, row.kernel))
         return Coverage(tuple(rows))
