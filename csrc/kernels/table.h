@@ -1,6 +1,7 @@
 // The kernels of one ISA as plain data. Drivers call through it; runtime/dispatch picks one.
 #pragma once
 
+#include "kernels/attention.h"
 #include "kernels/depthwise.h"
 #include "kernels/depthwise_f32.h"
 #include "kernels/eltwise.h"

@@ -1,7 +1,6 @@
 #include "ops/attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -36,7 +35,6 @@ struct Packed {
   const int32_t* v_zero;      // of each column, null as above
   const float* v_multiplier;  // of each column
   bool by_key;
-  bool scales_are_finite;  // where by_key
 
   char *k_floats, *v_floats;  // panels of PackedFloats
   bool v_is_finite;
@@ -64,6 +62,8 @@ class Attention {
     score_stride_ = round_up(s_.keys, kColumnPadding);
     // Rows that are a multiple of 4 kB apart would share few sets of L1.
     if (score_stride_ % 1024 == 0) score_stride_ += 16;
+    code_stride_ = round_up(s_.keys, 64);
+    if (code_stride_ % 4096 == 0) code_stride_ += 64;
     const int64_t macs =
         items_ * rows_ * loops_ * s_.keys * (s_.depth + s_.value_depth + kMacsPerScore);
     threads_ = threads_worth(table, macs, threads);
@@ -230,9 +230,6 @@ class Attention {
     else if (s_.v.is_codes)
       scales_of(s_.v, item, row_axis_, s_.keys, key_scale);
     packed.v_scale = key_scale;
-    packed.scales_are_finite =
-        packed.by_key &&
-        std::all_of(key_scale, key_scale + s_.keys, [](float x) { return std::isfinite(x); });
     packed.v_multiplier = column_scale;
     packed.v_zero = zeros_of(s_.v, item, value_axis_, s_.value_depth, v_plan_.padded_n, v_zero);
     return packed;
@@ -244,7 +241,9 @@ class Attention {
     int64_t keys;  // that any of its rows sees
     int64_t cols;  // the same, in whole panels
     float* scores;
-    float* extra;  // depth values a row (floats), padded_n and more (codes)
+    uint8_t* codes;    // weights
+    float* row_scale;  // of each row of them
+    float* extra;      // rows of q (floats), or values of each column (codes)
     float* out;
     int64_t out_stride;
   };
@@ -275,9 +274,15 @@ class Attention {
                           : packed.v_is_finite
                               ? b.rows * s_.depth
                               : std::max(b.rows * s_.depth, s_.keys * s_.value_depth);
-    char* memory = room(ScratchSlot::kOutput, score_bytes + extra * 4);
-    b.scores = reinterpret_cast<float*>(memory);
-    b.extra = reinterpret_cast<float*>(memory + score_bytes);
+    const int64_t code_bytes =
+        s_.integers ? round_up(b.rows * code_stride_, 64) + round_up(b.rows * 4, 64) : 0;
+    char* memory = room(ScratchSlot::kOutput, score_bytes + code_bytes + extra * 4);
+    b.scores = carve<float>(memory, b.rows * score_stride_);
+    if (s_.integers) {
+      b.codes = carve<uint8_t>(memory, b.rows * code_stride_);
+      b.row_scale = carve<float>(memory, b.rows);
+    }
+    b.extra = reinterpret_cast<float*>(memory);
     if (s_.integers)
       compute_codes(packed, b);
     else
@@ -298,7 +303,13 @@ class Attention {
     g.c = b.scores;
     g.ldc = score_stride_;
     gemm_f32(g, k_panels(packed).corner(s_.depth, b.cols), 1);
-    weigh(b);
+    weigh(b, [&](const FloatRowsArgs& rows, int64_t first) {
+      table_.float_rows->softmax(rows);
+      for (int64_t i = first; i < first + rows.rows; ++i) {
+        float* p = b.scores + i * score_stride_;
+        std::fill(p + visible(b.first + i), p + b.cols, 0.0f);
+      }
+    });
     g = {};
     g.a = b.scores;
     g.m = b.rows;
@@ -357,16 +368,37 @@ class Attention {
     c.multiplier = b.extra;
     gemm(a, corner(packed.k, s_.depth, b.cols), c, nullptr, 1);
 
-    weigh(b);
-    for (int64_t i = 0; i < b.rows && packed.by_key; ++i)
-      weigh_again(b.scores + i * score_stride_, packed.v_scale, b.keys, packed.scales_are_finite);
+    WeighArgs w{};
+    w.by_key = packed.by_key ? packed.v_scale : nullptr;
+    w.code_stride = code_stride_;
+    weigh(b, [&](const FloatRowsArgs& rows, int64_t first) {
+      w.scores = rows.y;
+      w.rows = rows.rows;
+      w.n = rows.n;
+      w.stride = rows.y_stride;
+      w.mask = rows.mask;
+      w.keep = rows.keep;
+      w.mask_stride = rows.mask_stride;
+      w.codes = b.codes + first * code_stride_;
+      w.scale = b.row_scale + first;
+      table_.attention->weigh(w);
+      for (int64_t i = first; i < first + w.rows; ++i) {
+        const int64_t seen = visible(b.first + i);
+        if (seen == 0) b.row_scale[i] = 0.0f;  // no scores, no weights
+        std::fill(b.codes + i * code_stride_ + seen, b.codes + i * code_stride_ + b.cols,
+                  uint8_t{0});
+      }
+    });
 
+    const int32_t zero = 0;
     a = {};
-    a.kind = GemmA::Kind::kQuantizeRows;
-    a.data = b.scores;
+    a.kind = GemmA::Kind::kBytes;
+    a.data = b.codes;
     a.m = b.rows;
-    a.row_stride = score_stride_;
+    a.row_stride = code_stride_;
     a.k_stride = 1;
+    a.zero_point = &zero;
+    a.row_scale = b.row_scale;
     c.data = b.out;
     c.ldc = b.out_stride;
     c.b_zero_point = packed.v_zero;
@@ -390,16 +422,10 @@ class Attention {
     return b;
   }
 
-  // By the scales of the values; a loop that compilers vectorize where no 0 meets NaN.
-  static void weigh_again(float* p, const float* scale, int64_t count, bool is_finite) {
-    for (int64_t j = 0; j < count && is_finite; ++j) p[j] *= scale[j];
-    for (int64_t j = 0; j < count && !is_finite; ++j) {
-      if (p[j] != 0.0f) p[j] *= scale[j];
-    }
-  }
-
-  // Scores to weights: masks and softmax; zeros from the last key that a row sees to b.cols.
-  void weigh(const Block& b) const {
+  // Calls body(rows, first) for runs of rows from `first` of the block on: their scores, up to the
+  // last key that one of them sees and -infinity where the others do not, and their masks.
+  template <class Body>
+  void weigh(const Block& b, const Body& body) const {
     const AttentionArray& mask = s_.keep.data ? s_.keep : s_.added;
     const int64_t mask_stride = row_stride(mask.strides);
     const int64_t step = mask.data ? mask.strides[value_axis_] : 1;
@@ -408,27 +434,21 @@ class Attention {
                           : s_.causal                               ? kCausalGroup
                                                                     : b.rows;
     for (int64_t first = 0; first < b.rows; first += group) {
-      const int64_t last = std::min(b.rows, first + group);
-      const auto each_row = [&](const auto& body) {
-        for (int64_t i = first; i < last; ++i)
-          body(b.scores + i * score_stride_, visible(b.first + i));
-      };
       FloatRowsArgs args{};
       args.x = args.y = b.scores + first * score_stride_;
       args.x_stride = args.y_stride = score_stride_;
-      args.rows = last - first;
-      args.n = visible(b.first + last - 1);
-      each_row([&](float* s, int64_t seen) {
-        std::fill(s + seen, s + args.n, -std::numeric_limits<float>::infinity());
-      });
+      args.rows = std::min(group, b.rows - first);
+      args.n = visible(b.first + first + args.rows - 1);
+      for (int64_t i = 0; i < args.rows; ++i)
+        std::fill(args.y + i * score_stride_ + visible(b.first + first + i),
+                  args.y + i * score_stride_ + args.n, -std::numeric_limits<float>::infinity());
       args.mask_stride = mask_stride;
       const int64_t skipped = (b.first + first) * mask_stride;
       if (s_.added.data)
         args.mask = side_by_side(at<float>(mask, b.item, b.head) + skipped, step, args.n);
       if (s_.keep.data)
         args.keep = side_by_side(at<uint8_t>(mask, b.item, b.head) + skipped, step, args.n);
-      table_.float_rows->softmax(args);
-      each_row([&](float* p, int64_t seen) { std::fill(p + seen, p + b.cols, 0.0f); });
+      body(args, first);
     }
   }
   template <class T>
@@ -445,7 +465,7 @@ class Attention {
   int head_axis_, row_axis_, value_axis_;
   int64_t rows_, loops_, items_;
   bool folds_;
-  int64_t panel_step_, score_stride_, blocks_;
+  int64_t panel_step_, score_stride_, code_stride_, blocks_;
   int threads_;
   PackedB k_plan_{}, v_plan_{};
   int64_t k_bytes_ = 0, packed_bytes_ = 0;

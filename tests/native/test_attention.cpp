@@ -117,6 +117,34 @@ Problem make_problem(const AttentionCase& c) {
   return p;
 }
 
+// Codes of one row's weights; their scale.
+float weigh(std::vector<float> s, size_t seen, const float* added, const uint8_t* keep,
+            const std::vector<Centred>* by_key, std::vector<uint8_t>& codes) {
+  const float lowest = -std::numeric_limits<float>::infinity();
+  float most = lowest, top = 0.0f;
+  bool any_nan = false;
+  for (size_t j = 0; j < seen; ++j) {
+    if (added) s[j] += added[j];
+    if (keep && keep[j] == 0) s[j] = lowest;
+    any_nan |= std::isnan(s[j]) || s[j] == -lowest;
+    most = std::max(most, s[j]);
+  }
+  if (any_nan) return NAN;
+  if (most == lowest) return 0.0f;
+  std::vector<float> e(seen), w(seen);
+  for (size_t j = 0; j < seen; ++j) {
+    e[j] = reference_exp(s[j] - most);
+    w[j] = !by_key ? e[j] : e[j] == 0.0f ? 0.0f : e[j] * (*by_key)[j].scale;
+    any_nan |= std::isnan(w[j]);
+    top = std::max(top, w[j]);
+  }
+  if (any_nan) return NAN;
+  top = by_key ? std::max(top, 0x1p-100f) : 1.0f;
+  for (size_t j = 0; j < seen; ++j)
+    codes[j] = static_cast<uint8_t>(std::lrint(w[j] * (255.0f / top)));
+  return (top / 255.0f) * (1.0f / reference_sum(e.data(), static_cast<int64_t>(seen)));
+}
+
 std::vector<float> naive(const AttentionCase& c, const Problem& p) {
   std::vector<float> out;
   const auto keys = static_cast<size_t>(c.keys);
@@ -157,17 +185,15 @@ std::vector<float> naive(const AttentionCase& c, const Problem& p) {
       }
       const int64_t seen = c.past < 0 ? c.keys : std::clamp<int64_t>(c.past + i + 1, 0, c.keys);
       const size_t row = static_cast<size_t>(head * c.queries + i) * keys;
-      if (seen > 0)
-        reference_softmax(s.data(), seen, c.mask == 1 ? p.added.data() + row : nullptr,
-                          c.mask == 2 ? p.keep.data() + row : nullptr, w.data());
+      const float* added = c.mask == 1 ? p.added.data() + row : nullptr;
+      const uint8_t* keep = c.mask == 2 ? p.keep.data() + row : nullptr;
       float scale = 0.0f;
       std::vector<uint8_t> codes(keys);
       if (c.integers) {
-        for (size_t j = 0; j < keys; ++j) {
-          if (w[j] != 0.0f && (c.v == 0 || c.by_row)) w[j] *= vs[j].scale;
-        }
-        int32_t zero = 0;
-        reference_quantize_rows(w.data(), c.keys, 1, c.keys, codes.data(), c.keys, &scale, &zero);
+        const bool folds = c.v == 0 || c.by_row;
+        scale = weigh(s, static_cast<size_t>(seen), added, keep, folds ? &vs : nullptr, codes);
+      } else if (seen > 0) {
+        reference_softmax(s.data(), seen, added, keep, w.data());
       }
       for (int64_t n = 0; n < c.value_depth; ++n) {
         if (!c.integers) {

@@ -86,13 +86,33 @@ def multiplied(q, k, factors):
     return acc.astype(F32) * (scale[..., None] * factors)
 
 
+def lane_sum(x):
+    """The sum of rows in 64 lanes, then by halves."""
+    lanes = np.concatenate([x, np.zeros((*x.shape[:-1], -x.shape[-1] % 64), F32)], -1)
+    lanes = lanes.reshape(*x.shape[:-1], -1, 64)
+    total = np.zeros((*x.shape[:-1], 64), F32)
+    for part in range(lanes.shape[-2]):
+        total = total + lanes[..., part, :]
+    while total.shape[-1] > 1:
+        half = total.shape[-1] // 2
+        total = total[..., :half] + total[..., half:]
+    return total
+
+
 def weighed(scores, v, by_key, factors, mask):
-    """Weights by `by_key`, quantized by rule 6, times centred codes v."""
-    p = oc.nn.softmax(scores, mask=mask)
-    p = np.where(p == 0, F32(0), p * by_key)
-    codes, scale, _ = reference.quantize_rows(p)
-    acc = codes.astype(np.int64) @ v
-    return acc.astype(F32) * (scale[..., None] * factors)
+    """Weights, by the scales of keys if there are some, as codes of 8 bits; times centred codes v."""
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    most = scores.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        e = oc.nn.exp(scores - np.where(most == -np.inf, F32(0), most))
+        w = e if by_key is None else np.where(e == 0, F32(0), e * by_key)
+    top = F32(1) if by_key is None else np.maximum(w.max(-1, keepdims=True), F32(2.0**-100))
+    codes = np.nan_to_num(np.rint(w * (F32(255) / top))).astype(np.int64)
+    total = lane_sum(e)
+    with np.errstate(divide="ignore"):
+        scale = np.where(total == 0, F32(0), top / F32(255) * (F32(1) / total))
+    return (codes @ v).astype(F32) * (scale * factors)
 
 
 def model(q, k, v, mask=None, scale=SCALE):
@@ -203,7 +223,7 @@ def test_int8_of_codes_is_the_model(rng, dtypes, axes):
     wanted = weighed(
         scores,
         v,
-        scales[2][..., 0][..., None, :] if by_key else F32(1),
+        scales[2][..., 0][..., None, :] if by_key else None,
         F32(1) if by_key else scales[2][..., :1, :],
         seen(9, 70, 61),
     )
