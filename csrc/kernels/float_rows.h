@@ -349,6 +349,12 @@ void float_rows_apply(FloatFunction function, const float* x, int64_t count, flo
   }
 }
 
+// Values before the first cache line that begins at or behind p: loads that straddle two lines take
+// twice as long.
+OCTAVO_INLINE int64_t to_line(const float* p) {
+  return static_cast<int64_t>((0 - reinterpret_cast<uintptr_t>(p)) / sizeof(float)) & 15;
+}
+
 // The greatest of a row that is not empty; anything where there is a NaN.
 template <class V>
 OCTAVO_INLINE float greatest_of(const float* x, int64_t n) {
@@ -358,8 +364,10 @@ OCTAVO_INLINE float greatest_of(const float* x, int64_t n) {
     for (int64_t k = 1; k < n; ++k) most = x[k] > most ? x[k] : most;
     return most;
   }
-  F most = V::load(x + n - V::kLanes);
-  for (int64_t k = 0; k + V::kLanes <= n; k += V::kLanes) most = V::max(most, V::load(x + k));
+  F most = V::load(x);
+  int64_t k = to_line(x) < V::kLanes ? to_line(x) : 0;
+  for (; k + V::kLanes <= n; k += V::kLanes) most = V::max(most, V::load(x + k));
+  if (k < n) most = V::max(most, V::load(x + n - V::kLanes));
   return V::reduce_max(most);
 }
 
