@@ -283,6 +283,13 @@ SHAPES = """net (float[n, m] x) => (float[k] y, int64[2] s) {
     s = Shape(x) p = ReduceProd <keepdims = 1> (s) y = Reshape(x, p) }"""
 
 
+def test_a_window_that_does_not_fit_is_named():
+    body = """net (float[n, 1, h, w] x) => (float[n, 1, p, q] y) {
+        y = MaxPool <kernel_shape = [2, 2]> (x) }"""
+    with pytest.raises(ValueError, match="a window over 2 does not fit an image of 1"):
+        oc.load(net(body))(np.zeros((1, 1, 1, 4)))
+
+
 def test_what_follows_from_shapes_is_computed_once_for_each_shape():
     model = oc.load(net(SHAPES))
     for shape in [(2, 3), (4, 1), (2, 3), (0, 5), (2, 3)]:

@@ -702,6 +702,11 @@ def pool_sides(
         else:
             left, right = (0, 0) if auto == "VALID" else (pads[i], pads[i + dims])
             room = size + left + right - reach
+            if room < 0:
+                raise ValueError(
+                    f"a window over {reach} does not fit an image of {size} with padding "
+                    f"{left} and {right}"
+                )
             out = room // strides[i] + 1
             if a.get("ceil_mode", 0) and room % strides[i] and (out * strides[i] < size + left):
                 out += 1
