@@ -110,28 +110,47 @@ struct Quotient {
 };
 
 // One scale and zero point for all. store_codes saturates, so that codes need no bounds of their
-// own; what exceeds int32 is brought below it where it is positive, and comes out of the conversion
-// as the least int32 where it is negative.
-template <class V>
-void quantize_all(const float* x, int64_t n, float scale, int32_t zero_point, bool is_signed,
-                  uint8_t* q) {
+// own; what exceeds int32 is brought below it. divide(x) is x / scale, or anything as far beyond
+// the codes.
+template <class V, class Divide>
+OCTAVO_INLINE void quantize_divided(const float* x, int64_t n, const Divide& divide,
+                                    int32_t zero_point, bool is_signed, uint8_t* q) {
   constexpr int N = 4;
   const uint8_t flip = is_signed ? 0 : 0x80;
-  const typename V::F divisor = V::set(scale), most = V::set(0x1p20f);
   for_each_step<N * V::kLanes>(n, [&](int64_t at, int64_t count) OCTAVO_INLINE_LAMBDA {
     typename V::F value[N];
     load_values<V, N>(x + at, count, value);
     OCTAVO_UNROLL
-    for (int v = 0; v < N; ++v) value[v] = V::div(value[v], divisor);
+    for (int v = 0; v < N; ++v) value[v] = divide(value[v]);
     if (V::any_nan(value[0], value[1]) | V::any_nan(value[2], value[3])) {
       OCTAVO_UNROLL
       for (int v = 0; v < N; ++v) value[v] = V::nan_to_zero(value[v]);
     }
     typename V::I codes[N];
     OCTAVO_UNROLL
-    for (int v = 0; v < N; ++v) codes[v] = V::round(V::min(value[v], most));
+    for (int v = 0; v < N; ++v) codes[v] = V::round(value[v]);
     store_codes<V, N>(q + at, codes, zero_point - flip, flip, count);
   });
+}
+
+template <class V>
+void quantize_all(const float* x, int64_t n, float scale, int32_t zero_point, bool is_signed,
+                  uint8_t* q) {
+  const typename V::F divisor = V::set(scale);
+  if (Quotient<V>::fits(scale) && n >= 8 * V::kLanes) {  // else two divisions more take longer
+    const auto quotient = Quotient<V>::of_scales(divisor);
+    const typename V::F least = V::set(-0x1p14f * scale), most = V::set(0x1p14f * scale);
+    quantize_divided<V>(
+        x, n,
+        [&](typename V::F v) OCTAVO_INLINE_LAMBDA { return quotient.of(V::clip(v, least, most)); },
+        zero_point, is_signed, q);
+    return;
+  }
+  // What is below int32 comes out of the conversion as the least one.
+  const typename V::F most = V::set(0x1p20f);
+  quantize_divided<V>(
+      x, n, [&](typename V::F v) OCTAVO_INLINE_LAMBDA { return V::min(most, V::div(v, divisor)); },
+      zero_point, is_signed, q);
 }
 
 // uint8 codes of x with |x / scale| < 2^15. True if some x is NaN; its code means nothing then.
