@@ -125,11 +125,10 @@ lint() {
 }
 
 old_x86() { # old_x86 QEMU-CPU TABLE
-  # qemu's vmaskmovps reads all eight floats, masked or not, so a row at the very end of the heap
-  # faults here as it would on no CPU: keep memory mapped behind the heap, and all arrays in it.
-  export GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1
-  GLIBC_TUNABLES+=:glibc.malloc.top_pad=67108864:glibc.malloc.trim_threshold=1073741824
-  emulated_suite "$2" "$work/native" "$work/user/bin/python" qemu-x86_64 -cpu "$1"
+  gcc -O1 -Wall -shared -fPIC -o "$work/pad_malloc.so" .ci/pad_malloc.c
+  export PYTHONMALLOC=malloc
+  emulated_suite "$2" "$work/native" "$work/user/bin/python" qemu-x86_64 -cpu "$1" \
+    -E LD_PRELOAD="$work/pad_malloc.so"
 }
 
 arm_build() { # a module for ARM, compiled here against the headers of an ARM Python
