@@ -105,7 +105,7 @@ class Conv {
     std::unique_ptr<ConvFloatWeights> floats;     // or
     std::unique_ptr<DepthwiseWeights> depthwise;  // for all groups, or
     std::unique_ptr<DepthwiseFloats> depthwise_floats;
-    std::vector<int32_t> start;                   // where accumulators start; empty if dynamic
+    std::vector<int32_t> start;  // where accumulators start; empty if dynamic
   };
   struct Form {
     const KernelTable* table;
