@@ -937,6 +937,22 @@ void test_operator(const KernelTable& table) {
   Random random(43);
   const int64_t before = running.cases;
   for (int i = 0; i < (in_qemu() ? 100 : 1500); ++i) test.check(table, random_op(random));
+  // Groups that do not divide into equal pieces of a row vector, in images that end at a page.
+  for (const int64_t groups : {5, 8, 11}) {
+    for (int64_t outputs = 1; outputs <= (in_qemu() ? 3 : 7); ++outputs) {
+      OpCase c = random_op(random);
+      c.h = c.w = 10;
+      c.groups = groups;
+      c.c = groups * random.between(2, 8);
+      c.n = groups * outputs;
+      c.kh = c.kw = 3;
+      c.dh = c.dw = c.top = c.left = c.bottom = c.right = 1;
+      c.transposed = c.x = c.sides = 0;
+      c.channels_last = 1;
+      settle(c);
+      test.check(table, c);
+    }
+  }
   std::printf("%-12s %6lld operators\n", table.info->name,
               static_cast<long long>(running.cases - before));
 }
