@@ -1,6 +1,7 @@
 """Octavo beside NumPy and the other int8 libraries: what is timed, and the bars it must reach.
 
     python bench/compare.py [all|products|calls|elementwise|conv|tensor] [--isa avx2] [--threads 2] ...
+    python bench/compare.py float|rows|int4|attention|recurrent|models ...   # a script of its own each
 
 See README.md in this folder. This file starts itself anew where the environment that NumPy, torch
 and onnxruntime read at import is not the one of an honest comparison.
@@ -15,6 +16,14 @@ from pathlib import Path
 
 import shapes
 
+SCRIPTS = {
+    "float": "floats.py",
+    "rows": "float_rows.py",
+    "int4": "int4.py",
+    "attention": "attention.py",
+    "recurrent": "recurrent.py",
+    "models": "models.py",
+}
 # What torch must be told to stay within an ISA: its int8 products are oneDNN's and FBGEMM's.
 CAPS = {
     "avx2": {
@@ -112,6 +121,9 @@ def start_in_clean_environment(isa: str | None, threads: int) -> None:
 
 
 def main() -> int:
+    if script := SCRIPTS.get(next(iter(sys.argv[1:]), "")):
+        path = Path(__file__).with_name(script)
+        os.execv(sys.executable, [sys.executable, str(path), *sys.argv[2:]])
     arguments = parse_arguments()
     start_in_clean_environment(arguments.isa, arguments.threads)
     cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
