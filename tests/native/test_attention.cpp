@@ -345,6 +345,56 @@ AttentionCase random_case(Random& random, bool small) {
   return c;
 }
 
+// The kernel alone: rows apart, masks, weights of keys, NaN, and nothing touched behind a row.
+void check_kernel(const KernelTable& table, int64_t rows, int64_t n, Random& random) {
+  const int64_t stride = n + random.below(4), mask_stride = random.chance(2) ? n : 0;
+  const bool has_keys = random.chance(2), is_odd = random.chance(4);
+  const int64_t mask = random.below(3);
+  const auto count = static_cast<size_t>(rows * stride), length = static_cast<size_t>(n);
+  std::vector<float> scores(count), added(count), by_key(length);
+  std::vector<uint8_t> keep(count);
+  for (size_t i = 0; i < count; ++i) {
+    scores[i] = static_cast<float>(random.unit() * 40 - 20);
+    if (is_odd && random.chance(50)) scores[i] = NAN;
+    added[i] = static_cast<float>(random.unit() - 0.5);
+    keep[i] = static_cast<uint8_t>(random.below(2));
+  }
+  std::vector<Centred> keys(length);
+  for (size_t i = 0; i < length; ++i) keys[i].scale = by_key[i] = static_cast<float>(random.unit());
+
+  GuardedBuffer s_room, mask_room, key_room, code_room, scale_room;
+  WeighArgs args{};
+  args.scores = s_room.copy(scores.data(), count - static_cast<size_t>(stride - n), Side::kEnd);
+  args.rows = rows;
+  args.n = n;
+  args.stride = stride;
+  args.mask_stride = mask_stride;
+  const auto masks = static_cast<size_t>(mask_stride == 0 ? n : rows * n);
+  if (mask == 1) args.mask = mask_room.copy(added.data(), masks, Side::kEnd);
+  if (mask == 2) args.keep = mask_room.copy(keep.data(), masks, Side::kEnd);
+  if (has_keys) args.by_key = key_room.copy(by_key.data(), length, Side::kEnd);
+  args.code_stride = n;
+  args.codes = code_room.place(static_cast<size_t>(rows * n), Side::kEnd);
+  args.scale = scale_room.place_values<float>(static_cast<size_t>(rows), Side::kEnd);
+  table.attention->weigh(args);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* first = scores.data() + row * stride;
+    std::vector<uint8_t> codes(length);
+    const float scale = weigh(
+        {first, first + n}, length, mask == 1 ? added.data() + row * mask_stride : nullptr,
+        mask == 2 ? keep.data() + row * mask_stride : nullptr, has_keys ? &keys : nullptr, codes);
+    OCTAVO_CHECK(same(args.scale[row], scale),
+                 "weigh: scale of row %lld of %lld values is %g, not %g",
+                 static_cast<long long>(row), static_cast<long long>(n),
+                 static_cast<double>(args.scale[row]), static_cast<double>(scale));
+    OCTAVO_CHECK(std::isnan(scale) || std::equal(codes.begin(), codes.end(), args.codes + row * n),
+                 "weigh: codes of row %lld of %lld values", static_cast<long long>(row),
+                 static_cast<long long>(n));
+  }
+  OCTAVO_CHECK(s_room.intact() && code_room.intact() && scale_room.intact(),
+               "weigh wrote beside its rows");
+}
+
 void check_no_memory(const KernelTable& table) {
   for (const int64_t integers : {0, 1}) {
     AttentionCase c;
@@ -367,7 +417,8 @@ void check_no_memory(const KernelTable& table) {
           thrown = true;
         }
         memory_is_out = false;
-        OCTAVO_CHECK(thrown, "no memory, %d threads: nothing was thrown", threads);
+        // Workers have scratch of their own, and may do all the tasks.
+        OCTAVO_CHECK(thrown || threads > 1, "no memory: nothing was thrown");
       }
       OCTAVO_CHECK(placed.run(table, 1) == wanted, "memory again: another result");
     })
@@ -381,6 +432,11 @@ void test_attention(const KernelTable& table) {
   const bool small = in_qemu();
   nans = zeros = 0;
   check_no_memory(table);
+  for (const int64_t n : {1, 2, 3, 5, 8, 15, 16, 17, 63, 64, 65, 130, 5000}) {
+    for (const int64_t rows : {1, 5, 40}) {
+      if (!small || n * rows < 1000) check_kernel(table, rows, n, random);
+    }
+  }
   for (int i = 0; i < (small ? 40 : 400); ++i) check(table, random_case(random, small));
   {
     // Long sums of products, several blocks of rows, causal.
