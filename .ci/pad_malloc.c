@@ -1,5 +1,5 @@
 // Preloaded under qemu, whose vmaskmovps reads all eight floats, masked or not: what follows a row at
-// the very end of the heap must be mapped, or our kernels and NumPy's fault as they would on no CPU.
+// the very end of the heap must be mapped, or our kernels fault as they would on no CPU.
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
