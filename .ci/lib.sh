@@ -21,6 +21,32 @@ section() { # section NAME COMMAND...: unless the command line names other secti
     $((SECONDS - started)))")
 }
 
+together() { # together 'NAME COMMAND...' ...: sections that need but one core, two at a time
+  local spec name status seconds
+  for spec in "$@"; do
+    name=${spec%% *}
+    [[ -z $only || " $only " == *" $name "* ]] || continue
+    while (($(jobs -rp | wc -l) >= 2)); do wait -n; done
+    {
+      seconds=$SECONDS
+      (set -e; ${spec#* }) > "$work/section-$name.log" 2>&1
+      echo "$? $((SECONDS - seconds))" > "$work/section-$name"
+      flock 9 # whole sections, one after the other
+      printf '\n======== %s\n' "$name"
+      cat "$work/section-$name.log"
+    } 9> "$work/printing" &
+  done
+  wait
+  for spec in "$@"; do
+    name=${spec%% *}
+    [[ -z $only || " $only " == *" $name "* ]] || continue
+    read -r status seconds < "$work/section-$name"
+    ((status == 0)) || failures=$((failures + 1))
+    summary+=("$(printf '%-10s %-6s %4d s' "$name" "$([[ $status == 0 ]] && echo ok || echo FAILED)" \
+      "$seconds")")
+  done
+}
+
 finish() {
   printf '\n======== summary\n'
   printf '%s\n' "${summary[@]}"
@@ -125,12 +151,12 @@ lint() {
 }
 
 old_x86() { # old_x86 QEMU-CPU TABLE
-  gcc -O1 -Wall -shared -fPIC -o "$work/pad_malloc.so" .ci/pad_malloc.c
+  gcc -O1 -Wall -shared -fPIC -o "$work/pad_malloc-$2.so" .ci/pad_malloc.c
   export PYTHONMALLOC=malloc
   # Nor does what NumPy gathers with AVX2 always come out of it alive.
   [ "$2" != avx2 ] || export NPY_DISABLE_CPU_FEATURES=X86_V3
   emulated_suite "$2" "$work/native" "$work/user/bin/python" qemu-x86_64 -cpu "$1" \
-    -E LD_PRELOAD="$work/pad_malloc.so"
+    -E LD_PRELOAD="$work/pad_malloc-$2.so"
 }
 
 arm_build() { # a module for ARM, compiled here against the headers of an ARM Python
