@@ -240,6 +240,9 @@ py::object Result::finish() {
   return out_;
 }
 
+// A copy of what lies otherwise.
+constexpr int kPlain = py::array::c_style | py::array::forcecast | npy_api::NPY_ARRAY_ALIGNED_;
+
 Parameter<int32_t> int_parameter(PyObject* object, const char* name) {
   if (PyLong_Check(object)) {
     int overflow = 0;
@@ -254,8 +257,7 @@ Parameter<int32_t> int_parameter(PyObject* object, const char* name) {
   const char kind = array.dtype().kind();
   if ((kind != 'i' && kind != 'u') && array.size() > 0)
     raise_type(name, " must be an integer or an array of integers, got dtype ", dtype_name(view));
-  const auto wide = py::array_t < int64_t,
-             py::array::c_style | py::array::forcecast > ::ensure(array);
+  const auto wide = py::array_t<int64_t, kPlain>::ensure(array);
   if (!wide) throw py::error_already_set();
   py::array_t<int32_t> values(wide.size());
   for (py::ssize_t i = 0; i < wide.size(); ++i) {
@@ -274,7 +276,7 @@ Parameter<float> float_parameter(PyObject* object, const char* name) {
   if (kind != 'f' && kind != 'i' && kind != 'u' && array.size() > 0)
     raise_type(name, " must be a number or an array of numbers, got dtype ",
                dtype_name(view_of(array.ptr(), name)));
-  auto real = py::array_t < float, py::array::c_style | py::array::forcecast > ::ensure(array);
+  auto real = py::array_t<float, kPlain>::ensure(array);
   if (!real) throw py::error_already_set();
   return Parameter<float>(std::move(real));
 }

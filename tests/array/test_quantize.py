@@ -452,3 +452,18 @@ DEQUANTIZE_ERRORS = [
 def test_dequantize_refuses(q, options, error, message):
     with pytest.raises(error, match=message):
         oc.dequantize(q, **options)
+
+
+def test_parameters_need_not_be_aligned():
+    x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(4, 3)
+    scale, zero_point = np.full(4, 0.02, np.float32), np.array([1, 2, 3, 4], np.int32)
+    apart = [
+        np.frombuffer(b"\0" + array.tobytes(), array.dtype, offset=1)
+        for array in (scale, zero_point)
+    ]
+    assert not apart[0].flags.aligned
+    for dtype in ("int8", "uint8"):
+        wanted = oc.quantize(x, dtype, axis=0, scale=scale, zero_point=zero_point)
+        q = oc.quantize(x, dtype, axis=0, scale=apart[0], zero_point=apart[1])
+        assert q.equals(wanted)
+        assert np.array_equal(oc.QTensor(q.codes(), *apart, axis=0).dequantize(), q.dequantize())
