@@ -604,10 +604,12 @@ def onnx_cases():
     import onnx
     from onnx.backend.test.case.node import collect_testcases
 
-    for case in collect_testcases("Attention"):
-        node = case.model.graph.node[0]
-        if node.op_type != "Attention" or case.name.endswith("_expanded"):
+    # Of all operators: onnx makes no others later, where it was asked for one before.
+    for case in collect_testcases(None):
+        nodes = case.model.graph.node
+        if not nodes or nodes[0].op_type != "Attention" or case.name.endswith("_expanded"):
             continue
+        node = nodes[0]
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         names = [name for name in node.input if name]
         inputs = dict(zip(names, case.data_sets[0][0], strict=True))
