@@ -10,13 +10,12 @@ itself.
 
 import argparse
 import math
-import os
 import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from compare import start_in_clean_environment
+from compare import add_timing_options, start
 
 BARS = {"octavo int8 codes": {"peer": 1.5, "octavo float32": 2.0}}
 
@@ -29,18 +28,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--depth", type=int, default=64)
     parser.add_argument("--causal", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
-    parser.add_argument("--seconds", type=float, default=4, help="time spent on a row (about)")
-    parser.add_argument("--rounds", type=int, default=31)
+    add_timing_options(parser, seconds=4, rounds=31)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     # These import NumPy, which reads the environment.
     import machine
     import numpy as np

@@ -120,14 +120,30 @@ def start_in_clean_environment(isa: str | None, threads: int) -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
 
 
+def add_timing_options(parser: argparse.ArgumentParser, seconds: float, rounds: int) -> None:
+    """Add what the scripts of SCRIPTS have in common."""
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help="time spent on a row (about)"
+    )
+    parser.add_argument("--rounds", type=int, default=rounds)
+
+
+def start(arguments: argparse.Namespace) -> list[int]:
+    """Start anew in a clean environment, pinned; return the cores. NumPy is imported after it."""
+    start_in_clean_environment(arguments.isa, arguments.threads)
+    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
+    os.sched_setaffinity(0, cores)
+    return cores
+
+
 def main() -> int:
     if script := SCRIPTS.get(next(iter(sys.argv[1:]), "")):
         path = Path(__file__).with_name(script)
         os.execv(sys.executable, [sys.executable, str(path), *sys.argv[2:]])
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     import tables  # these import NumPy, which reads the environment
     from contest import Contest
 

@@ -8,13 +8,12 @@ float32 in and out, along the last axis. Results are compared with float64 first
 
 import argparse
 import math
-import os
 import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from compare import start_in_clean_environment
+from compare import add_timing_options, start
 
 SHAPES = [(128, 768), (12, 128, 128)]
 OPERATORS = ("softmax", "layer_norm", "rms_norm", "gelu", "gelu_tanh", "silu", "sigmoid", "exp")
@@ -29,18 +28,13 @@ def parse_arguments() -> argparse.Namespace:
         default=SHAPES,
     )
     parser.add_argument("--operators", type=lambda text: text.split(","), default=OPERATORS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
-    parser.add_argument("--seconds", type=float, default=1, help="time spent on a row (about)")
-    parser.add_argument("--rounds", type=int, default=31)
+    add_timing_options(parser, seconds=1, rounds=31)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     # These import NumPy, which reads the environment.
     import machine
     import numpy as np

@@ -10,13 +10,12 @@ where it gains; NCHW for onnxruntime. Timing as in compare.py (README.md); print
 """
 
 import argparse
-import os
 import statistics
 import sys
 from typing import Any
 
 import shapes
-from compare import start_in_clean_environment
+from compare import add_timing_options, start
 
 PRODUCTS = [
     *((n, n, n) for n in (64, 256, 512, 1024)),
@@ -38,18 +37,13 @@ def parse_arguments() -> argparse.Namespace:
         help="MxNxK,...",
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name holds it")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
-    parser.add_argument("--seconds", type=float, default=1, help="time spent on a row (about)")
-    parser.add_argument("--rounds", type=int, default=21)
+    add_timing_options(parser, seconds=1, rounds=21)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     # These import NumPy, which reads the environment.
     import machine
     import numpy as np

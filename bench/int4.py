@@ -8,13 +8,12 @@ Timing as in compare.py (README.md); prints Markdown, exits with 1 if ours is wr
 """
 
 import argparse
-import os
 import statistics
 import sys
 from typing import Any
 
 import shapes
-from compare import start_in_clean_environment
+from compare import add_timing_options, start
 
 # M, N, K: in L2, in L3, partly and wholly in memory; few and many rows.
 SHAPES = [
@@ -48,18 +47,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--groups", type=lambda t: [int(g) for g in t.split(",")], default=[32, 128]
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
-    parser.add_argument("--seconds", type=float, default=3, help="time spent on a row (about)")
-    parser.add_argument("--rounds", type=int, default=21)
+    add_timing_options(parser, seconds=3, rounds=21)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     # These import NumPy, which reads the environment.
     import machine
     import numpy as np

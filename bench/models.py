@@ -8,13 +8,12 @@ the largest value, is printed. Timing as in compare.py (README.md); prints Markd
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from compare import start_in_clean_environment
+from compare import add_timing_options, start
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,18 +23,13 @@ def parse_arguments() -> argparse.Namespace:
         "--batch", type=lambda text: [int(each) for each in text.split(",")], default=[1]
     )
     parser.add_argument("--size", action="append", default=[], metavar="NAME=N")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
-    parser.add_argument("--seconds", type=float, default=2, help="time spent on a row (about)")
-    parser.add_argument("--rounds", type=int, default=15)
+    add_timing_options(parser, seconds=2, rounds=15)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     # These import NumPy, which reads the environment.
     import machine
     import numpy as np

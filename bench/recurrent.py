@@ -8,13 +8,12 @@ prints Markdown, exits with 1 if ours is wrong.
 """
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from compare import start_in_clean_environment
+from compare import add_timing_options, start
 
 SHAPES = [(128, 1, 50), (128, 8, 50), (512, 1, 50)]
 BARS = {("lstm", "int8", 1): 1.3}
@@ -29,18 +28,13 @@ def parse_arguments() -> argparse.Namespace:
         default=SHAPES,
     )
     parser.add_argument("--operators", type=lambda text: text.split(","), default=["lstm", "gru"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--isa", default=os.environ.get("OCTAVO_ISA"))
-    parser.add_argument("--seconds", type=float, default=2, help="time spent on a row (about)")
-    parser.add_argument("--rounds", type=int, default=31)
+    add_timing_options(parser, seconds=2, rounds=31)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    start_in_clean_environment(arguments.isa, arguments.threads)
-    cores = sorted(os.sched_getaffinity(0))[-arguments.threads :]
-    os.sched_setaffinity(0, cores)
+    cores = start(arguments)
     # These import NumPy, which reads the environment.
     import machine
     import numpy as np

@@ -87,7 +87,7 @@ class _Reference:
         self._local = threading.local()
         try:
             self._evaluator()
-        except RuntimeError as error:  # NotImplementedError too
+        except RuntimeError as error:  # or of a class made from it, where onnx has none
             raise UnsupportedOpError(
                 f"{node.name}: {node.op} has no kernel here and none in onnx's reference "
                 f"implementation of opset {node.version}"
