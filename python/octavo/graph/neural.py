@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from octavo import nn
 from octavo.graph.kernel import Arg, Attributes, Kernel, Make
-from octavo.graph.products import are_float32, argument, as_float32, as_weights, widened
-from octavo.nn import Linear
+from octavo.graph.products import are_float32, argument, as_float32, widened
 
 Array = NDArray[Any]
 
@@ -151,7 +150,7 @@ _DEFAULT_ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", 
 
 
 def _recurrent(op: str) -> Make:
-    gates = {"LSTM": 4, "GRU": 3}[op]
+    layers: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 
     def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         w, r, b = args[1], args[2], argument(args, 3)
@@ -167,114 +166,29 @@ def _recurrent(op: str) -> Make:
             not in ((), _DEFAULT_ACTIVATIONS[op] * len(w.array))
         ):
             return None
-        size = a["hidden_size"]
-        bias = np.zeros((len(w.array), 2 * gates * size), np.float32)
-        if b.array is not None:
-            bias = as_float32(b.array)
-        cell = _lstm_cell if op == "LSTM" else _gru_cell(bool(a.get("linear_before_reset", 0)))
-        cells = [
-            _Direction(w.array[i], r.array[i], bias[i], cell, size) for i in range(len(w.array))
-        ]
-        backwards = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-        directions = list(zip(cells, backwards[a.get("direction", "forward")], strict=True))
-        batch_first = bool(a.get("layout", 0))
+        options: dict[str, Any] = {"layout": int(a.get("layout", 0))}
+        if op == "GRU":
+            options["linear_before_reset"] = bool(a.get("linear_before_reset", 0))
+        layer = layers[op].from_float(
+            as_float32(w.array),
+            as_float32(r.array),
+            None if b.array is None else as_float32(b.array),
+            precision="float16" if w.array.dtype == r.array.dtype == np.float16 else "float32",
+            direction=a.get("direction", "forward"),
+            **options,
+        )
 
         def run(x: Array, _w: Array, _r: Array, _b: Any = None, lengths: Any = None,
                 *state: Any) -> tuple[Array, ...]:  # fmt: skip
-            dtype, x = x.dtype, as_float32(x)
-            first = [None if each is None else as_float32(each) for each in state[:2]]
-            if batch_first:
-                x = x.swapaxes(0, 1)
-                first = [None if each is None else each.swapaxes(0, 1) for each in first]
-            first += [None] * (2 - len(first))
-            made = [
-                direction(x, lengths, [None if s is None else s[i] for s in first], reverse)
-                for i, (direction, reverse) in enumerate(directions)
-            ]
-            y = np.stack([each[0] for each in made], 1)
-            last = [np.stack(each, 0) for each in zip(*(each[1] for each in made), strict=True)]
-            if batch_first:
-                y = y.transpose(2, 0, 1, 3)
-                last = [each.swapaxes(0, 1) for each in last]
-            results = tuple(each.astype(dtype, copy=False) for each in (y, *last))
-            return results[: a.outputs]
+            first = (None if each is None else as_float32(each) for each in state[:2])
+            results = layer(as_float32(x), *first, sequence_lens=lengths)
+            return tuple(each.astype(x.dtype, copy=False) for each in results)[: a.outputs]
 
         if a.outputs == 1:
             return Kernel(lambda *given: run(*given)[0], f"{op.lower()} float32")
         return Kernel(run, f"{op.lower()} float32")
 
     return make
-
-
-class _Direction:
-    """One direction of a recurrent layer."""
-
-    def __init__(self, w: Array, r: Array, bias: Array, cell: Any, size: int) -> None:
-        w_bias, r_bias = np.split(bias, 2)  # of the product with the input, of the recurrent one
-        self._size = size
-        self._lstm = cell is _lstm_cell
-        if self._lstm:
-            w_bias, r_bias = w_bias + r_bias, np.zeros_like(r_bias)
-        self._inputs = _linear(w, w_bias)
-        self._cell = cell(r, r_bias, size)
-
-    def __call__(
-        self, x: Array, lengths: Array | None, first: list[Array | None], reverse: bool
-    ) -> tuple[Array, list[Array]]:
-        steps, batch = x.shape[:2]
-        zeros = np.zeros((batch, self._size), np.float32)
-        state = [zeros if each is None else each for each in first[: 1 + self._lstm]]
-        gates: Array = self._inputs(x)
-        y = np.zeros((steps, batch, self._size), np.float32)
-        for t in reversed(range(steps)) if reverse else range(steps):
-            after = self._cell(gates[t], *state)
-            if lengths is None:
-                state = after
-                y[t] = state[0]
-                continue
-            # What lies behind the end of a sequence changes nothing and gives zeros.
-            inside = (t < lengths)[:, None]
-            state = [np.where(inside, new, old) for new, old in zip(after, state, strict=True)]
-            y[t] = np.where(inside, state[0], np.float32(0))
-        return y, state
-
-
-def _linear(w: Array, bias: Array) -> Any:
-    weights = as_weights(w)
-    if isinstance(weights, np.ndarray):
-        return Linear.from_float(weights, bias, precision="float32")
-    return Linear.from_quantized(weights, bias)
-
-
-def _lstm_cell(r: Array, bias: Array, size: int) -> Any:
-    """Return the step of ONNX's LSTM, equations of its documentation; gates i, o, f, c."""
-    recurrent = _linear(r, bias)
-
-    def step(x: Array, h: Array, c: Array) -> list[Array]:
-        gates = x + recurrent(h)
-        i, o, f = np.split(nn.sigmoid(gates[:, : 3 * size]), 3, 1)
-        c = f * c + i * nn.tanh(gates[:, 3 * size :])
-        return [o * nn.tanh(c), c]
-
-    return step
-
-
-def _gru_cell(linear_before_reset: bool) -> Any:
-    """Return a maker of the step of ONNX's GRU; gates z, r, h."""
-
-    def cell(r: Array, bias: Array, size: int) -> Any:
-        gates_of = _linear(r[: 2 * size], bias[: 2 * size])
-        hidden = _linear(r[2 * size :], bias[2 * size :])
-
-        def step(x: Array, h: Array) -> list[Array]:
-            z, reset = np.split(nn.sigmoid(x[:, : 2 * size] + gates_of(h)), 2, 1)
-            part = reset * hidden(h) if linear_before_reset else hidden(reset * h)
-            candidate = nn.tanh(x[:, 2 * size :] + part)
-            return [(np.float32(1) - z) * candidate + z * h]
-
-        return step
-
-    return cell
 
 
 KERNELS: dict[str, Make] = {
