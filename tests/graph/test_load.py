@@ -426,3 +426,29 @@ def test_without_onnx_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"octavo\[models\]"):
         oc.load(b"x")
+
+
+def test_trace_shows_what_each_operator_is_given_and_gives():
+    model = oc.load(net("net (float[n] x) => (float[n] z) { a = Neg(x) y = Add(x, a) z = Exp(y) }"))
+    seen = {}
+
+    def watch(step, inputs, outputs):
+        assert len(inputs) == len(step.node.reads)
+        seen[step.node.op] = [*inputs, *outputs]
+
+    x = np.array([1, -2], np.float32)
+    result = model.trace({"x": x}, watch)
+    assert [*seen] == ["Neg", "Add", "Exp"]
+    assert all(np.array_equal(*pair) for pair in zip(seen["Add"], [x, -x, 0 * x], strict=True))
+    assert result["z"] is seen["Exp"][1]
+    assert np.array_equal(result["z"], [1, 1])
+
+
+def test_a_copy_of_the_graph_is_its_own():
+    model = oc.load(net("net (float[n] x) => (float[n] y) { a = Neg(x) y = Exp(a) }"))
+    graph = model.graph.copy()
+    graph.nodes[1].inputs[0] = "x"
+    del graph.nodes[0]
+    x = np.array([1, -2], np.float32)
+    assert np.array_equal(oc.graph.Model(graph)(x), oc.nn.exp(x))
+    assert np.array_equal(model(x), oc.nn.exp(-x))

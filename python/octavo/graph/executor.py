@@ -30,6 +30,11 @@ class Step(NamedTuple):
     outputs: tuple[int, ...]
 
 
+# Told of a step and the seconds it took; of a step, its inputs and its outputs.
+Timer = Callable[[Step, float], None]
+Watch = Callable[[Step, list[Any], list[Any]], None]
+
+
 class Plan(NamedTuple):
     """Steps for one shape of the inputs: those that depend on more than the shape."""
 
@@ -171,19 +176,20 @@ class Executor:
         self,
         arrays: Sequence[Any],
         outputs: Sequence[str],
-        timer: Callable[[Step, float], None] | None = None,
+        timer: Timer | None = None,
+        watch: Watch | None = None,
     ) -> list[Any]:
-        """Return the outputs of these names."""
+        """Return the outputs of these names; `timer` and `watch` are told of each step."""
         key = tuple(getattr(each, "shape", None) for each in arrays) if self._static else ()
         plan = self._plans.get(key)
         with np.errstate(all="ignore"):
             if plan is None:
-                return self._first_run(key, arrays, outputs, timer)
+                return self._first_run(key, arrays, outputs, timer, watch)
             values = plan.template.copy()
             for slot, array in zip(self._inputs, arrays, strict=True):
                 values[slot] = array
             for step, free in zip(plan.steps, plan.frees, strict=True):
-                _run_step(step, values, timer)
+                _run_step(step, values, timer, watch)
                 for slot in free:
                     values[slot] = None
         return [values[self._outputs[name]] for name in outputs]
@@ -193,7 +199,8 @@ class Executor:
         key: tuple[Any, ...],
         arrays: Sequence[Any],
         outputs: Sequence[str],
-        timer: Callable[[Step, float], None] | None,
+        timer: Timer | None,
+        watch: Watch | None,
     ) -> list[Any]:
         """Run every step, keep what follows from the shapes, and plan the rest."""
         template = self._template.copy()
@@ -202,7 +209,7 @@ class Executor:
             values[slot] = array
         steps = tuple(step for step in self.steps if not self._static.issuperset(step.outputs))
         for step, free in zip(self.steps, self._frees(self.steps), strict=True):
-            _run_step(step, values, timer)
+            _run_step(step, values, timer, watch)
             for slot in free:
                 values[slot] = None
         for slot in self._static:
@@ -237,7 +244,7 @@ def _is_control(node: Node) -> bool:
 _CHANCE = frozenset({"Bernoulli", "Multinomial"})
 
 
-def _run_step(step: Step, values: list[Any], timer: Callable[[Step, float], None] | None) -> None:
+def _run_step(step: Step, values: list[Any], timer: Timer | None, watch: Watch | None) -> None:
     given = [values[slot] for slot in step.inputs]
     began = 0.0 if timer is None else time.perf_counter()
     try:
@@ -254,3 +261,5 @@ def _run_step(step: Step, values: list[Any], timer: Callable[[Step, float], None
         for slot, each in zip(step.outputs, made, strict=False):
             if slot != _NOTHING:
                 values[slot] = each
+    if watch is not None:
+        watch(step, given, [values[slot] for slot in step.outputs])

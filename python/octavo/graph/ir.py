@@ -53,6 +53,18 @@ class Node:
         self.version = version
         self.implicit = dict(implicit or {})
 
+    def copy(self) -> Node:
+        """Return a node of its own: what it holds is shared, its lists are not."""
+        return Node(
+            self.name,
+            self.op,
+            self.inputs,
+            self.outputs,
+            self.attributes,
+            self.version,
+            self.implicit,
+        )
+
     @property
     def reads(self) -> list[str]:
         """Names of all values that the node needs."""
@@ -86,6 +98,12 @@ class Graph:
         self.nodes = list(nodes)
         self.constants = constants
         self.values = values
+
+    def copy(self) -> Graph:
+        """Return a graph of its own; constants and graphs inside attributes are shared."""
+        nodes = [node.copy() for node in self.nodes]
+        constants, values = dict(self.constants), dict(self.values)
+        return Graph(self.name, self.inputs, self.outputs, nodes, constants, values)
 
     def value(self, name: str) -> Value:
         """Return what is known of a value."""

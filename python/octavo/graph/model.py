@@ -16,7 +16,7 @@ from octavo import runtime
 from octavo.array.interop import as_array
 from octavo.errors import FallbackWarning, UnsupportedOpError
 from octavo.graph import native_file
-from octavo.graph.executor import Executor, Step
+from octavo.graph.executor import Executor, Step, Watch
 from octavo.graph.ir import Graph, Value
 from octavo.graph.kernel import REFERENCE
 from octavo.graph.onnx_reader import read
@@ -158,6 +158,11 @@ class Model:
         self._executor = Executor(graph)
 
     @property
+    def graph(self) -> Graph:
+        """What is run, after all passes. It is shared: copy it before you change it."""
+        return self._graph
+
+    @property
     def inputs(self) -> tuple[Value, ...]:
         """Name, dtype and shape of each input."""
         return tuple(self._graph.inputs)
@@ -265,6 +270,23 @@ class Model:
     def prepare(self, feeds: Feeds) -> None:
         """Run once, so that what depends on these shapes is planned and memory is touched."""
         self._executor.run(self._arrays(feeds), [value.name for value in self._graph.outputs])
+
+    def trace(self, feeds: Feeds, watch: Watch) -> dict[str, Any]:
+        """Run, and show a function what each operator is given and gives; return the outputs.
+
+        Parameters
+        ----------
+        feeds : dict of arrays by input name
+            As `run` takes them.
+        watch : callable
+            Called as ``watch(step, inputs, outputs)`` after each operator, in the order they run
+            in: ``step.node`` is the graph's node, ``step.kernel.run`` computes it, the arrays are
+            those of ``node.reads`` and ``node.outputs``, None where one is left out. They are not
+            to be written to. What follows from input shapes alone is shown the first time only.
+        """
+        names = [value.name for value in self._graph.outputs]
+        made = self._executor.run(self._arrays(feeds), names, watch=watch)
+        return dict(zip(names, made, strict=True))
 
     def benchmark(
         self, feeds: Feeds, *, threads: int | None = None, seconds: float = 2.0
