@@ -1,7 +1,9 @@
 """Exact 8-bit neural network arithmetic on CPUs: the same bits on every instruction set."""
 
+import importlib
 import os
 import warnings
+from typing import TYPE_CHECKING, Any
 
 from octavo import runtime
 from octavo._core import PackedMatrix, __version__, matmul, pack, requantize
@@ -19,6 +21,10 @@ from octavo.errors import FallbackWarning, ModelError, UnsupportedOpError
 from octavo.graph import load
 from octavo.nn import GRU, LSTM, Conv1d, Conv2d, ConvTranspose2d, Embedding, Linear, attention
 from octavo.runtime import set_num_threads, show_config, threads
+from octavo.strategy import HOMES
+
+if TYPE_CHECKING:
+    from octavo.strategy.dataset import Dataset
 
 __all__ = [
     "GRU",
@@ -26,6 +32,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
+    "Dataset",
     "Embedding",
     "FallbackWarning",
     "Linear",
@@ -51,6 +58,17 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"octavo.strategy.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})
+
 
 if runtime.available_isas()[0] == "scalar" and not os.environ.get("OCTAVO_ISA"):
     warnings.warn(
