@@ -7,10 +7,11 @@ nothing is unpacked: what is read is never larger than the file.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,6 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
         A constant of a dtype that NumPy has not.
     """
     import json
-    import tempfile
     import zipfile
 
     arrays: list[NDArray[Any]] = []
@@ -55,13 +55,22 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
         "graph": _graph_out(graph, arrays),
     }
     text = json.dumps(description, indent=1, allow_nan=False).encode()
+    with replacing(path, ".octavo.part") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("graph.json", text)
+        for i, array in enumerate(arrays):
+            _write_array(archive, f"{i}.npy", array)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], suffix: str = ".part") -> Iterator[IO[bytes]]:
+    """Give a file to write beside `path`, and put it in its place if nothing was raised meanwhile."""
+    import tempfile
+
     target = os.path.abspath(os.fspath(path))
-    handle, name = tempfile.mkstemp(dir=os.path.dirname(target), suffix=".octavo.part")
+    handle, name = tempfile.mkstemp(dir=os.path.dirname(target), suffix=suffix)
     try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("graph.json", text)
-            for i, array in enumerate(arrays):
-                _write_array(archive, f"{i}.npy", array)
+        with os.fdopen(handle, "wb") as file:
+            yield file
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
     except BaseException:
