@@ -17,6 +17,22 @@ from octavo.graph.ir import Constant, Graph, Node, Value
 from octavo.graph.passes import clip_of, only_use
 
 _CODES = ("int8", "uint8")
+# What moves values about, and nothing else: so it moves their codes.
+MOVES = (
+    "DepthToSpace",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+)
 _BITS = {"int8": 8, "uint8": 8, "int4": 4, "uint4": 4}
 
 
@@ -79,7 +95,7 @@ def infer_dtypes(graph: Graph) -> None:
 # --- constants ------------------------------------------------------------------------------------
 
 
-def _one_scale(graph: Graph, scale: str, zero_point: str, dtype: str | None) -> QParams | None:
+def one_scale(graph: Graph, scale: str, zero_point: str, dtype: str | None) -> QParams | None:
     """Return the parameters that constants describe, if there is one scale and 8 bits."""
     scales, zeros = graph.array(scale), graph.array(zero_point)
     if zeros is not None:
@@ -163,12 +179,12 @@ def _become(node: Node, op: str, inputs: list[str], **attributes: Any) -> None:
 def _output(graph: Graph, node: Node, scale: int, zero: int) -> QParams | None:
     zeros = node.input(zero)
     dtype = graph.value(zeros).dtype if zeros else "uint8"
-    return _one_scale(graph, node.inputs[scale], zeros, dtype)
+    return one_scale(graph, node.inputs[scale], zeros, dtype)
 
 
 def _input(graph: Graph, node: Node, first: int) -> QParams | None:
     dtype = graph.value(node.inputs[first]).dtype
-    return _one_scale(graph, node.inputs[first + 1], node.input(first + 2), dtype)
+    return one_scale(graph, node.inputs[first + 1], node.input(first + 2), dtype)
 
 
 def _input_weights(graph: Graph, node: Node, first: int, axis: int) -> QTensor | None:
@@ -354,7 +370,7 @@ class _Quantized:
         if node is None or node.op.split(".")[-1] != "DequantizeLinear":
             return None
         dtype = self.graph.value(node.inputs[0]).dtype
-        qparams = _one_scale(self.graph, node.inputs[1], node.input(2), dtype)
+        qparams = one_scale(self.graph, node.inputs[1], node.input(2), dtype)
         return None if qparams is None else Codes(node.inputs[0], qparams)
 
     def weights(self, name: str) -> QTensor | None:
@@ -391,7 +407,7 @@ class _Quantized:
             and not node.attributes.get("block_size", 0)
         ):
             dtype = self.graph.value(node.outputs[0]).dtype
-            qparams = _one_scale(self.graph, node.inputs[1], node.input(2), dtype)
+            qparams = one_scale(self.graph, node.inputs[1], node.input(2), dtype)
             if qparams is not None:
                 return [*taken, node], activation, qparams
         return taken, activation, None
@@ -482,8 +498,15 @@ def _is_row(q: _Quantized, name: str) -> bool:
 
 def _fuse_grouped(q: _Quantized, node: Node, w: QTensor) -> bool:
     """Weights in blocks: octavo quantizes each row of x to 8 bits (docs/int8.md)."""
-    bias = q.graph.array(node.input(2))
-    if w.axis != 0 or (node.input(2) and (bias is None or bias.dtype != np.float32)):
+    name, taken = node.input(2), []
+    add = only_use(q.uses, node.outputs[0])
+    if not name and add is not None and add.op == "Add":
+        other = add.inputs[1] if add.inputs[0] == node.outputs[0] else add.inputs[0]
+        row = q.graph.array(other)
+        if row is not None and row.dtype == np.float32 and row.shape == (w.shape[0],):
+            name, taken = other, [add]
+    bias = q.graph.array(name)
+    if w.axis != 0 or (name and (bias is None or bias.dtype != np.float32)):
         return False
     if q.graph.value(node.inputs[0]).dtype not in ("float32", "float16"):
         return False
@@ -493,7 +516,7 @@ def _fuse_grouped(q: _Quantized, node: Node, w: QTensor) -> bool:
             return False
         inputs.append(_add_constant(q.graph, f"{node.name}.bias", bias.reshape(-1)))
     node.attributes = {}
-    return q.replace(node, [], "octavo.GroupedLinear", inputs)
+    return q.replace(node, taken, "octavo.GroupedLinear", inputs)
 
 
 def _fuse_product(q: _Quantized, node: Node, a: Codes) -> bool:
@@ -648,7 +671,7 @@ def _fuse_change(q: _Quantized, node: Node) -> bool:
     """DequantizeLinear and QuantizeLinear in a row: nothing, or a change of scale."""
     x = q.codes(node.inputs[0])
     dtype = q.graph.value(node.outputs[0]).dtype
-    out = _one_scale(q.graph, node.inputs[1], node.input(2), dtype)
+    out = one_scale(q.graph, node.inputs[1], node.input(2), dtype)
     if x is None or out is None or node.attributes.get("block_size", 0):
         return False
     node.attributes = {}
@@ -725,22 +748,5 @@ _PATTERNS: dict[str, Callable[[_Quantized, Node], bool]] = {
         ),
         _fuse_function,
     ),
-    **dict.fromkeys(
-        (
-            "DepthToSpace",
-            "Expand",
-            "Flatten",
-            "Gather",
-            "Identity",
-            "Reshape",
-            "Slice",
-            "SpaceToDepth",
-            "Split",
-            "Squeeze",
-            "Tile",
-            "Transpose",
-            "Unsqueeze",
-        ),
-        _fuse_move,
-    ),
+    **dict.fromkeys(MOVES, _fuse_move),
 }
