@@ -24,7 +24,9 @@ from octavo.runtime import set_num_threads, show_config, threads
 from octavo.strategy import HOMES
 
 if TYPE_CHECKING:
+    from octavo.strategy.calibrate import calibrate
     from octavo.strategy.dataset import Dataset
+    from octavo.strategy.statistics import Statistics
 
 __all__ = [
     "GRU",
@@ -40,9 +42,11 @@ __all__ = [
     "PackedMatrix",
     "QParams",
     "QTensor",
+    "Statistics",
     "UnsupportedOpError",
     "__version__",
     "attention",
+    "calibrate",
     "conv1d",
     "conv2d",
     "conv_transpose2d",

@@ -8,4 +8,6 @@ are asked for: `import octavo` is quick for those who have matrices.
 # `octavo.strategy.evaluate` the module.
 HOMES = {
     "Dataset": "dataset",
+    "Statistics": "statistics",
+    "calibrate": "calibrate",
 }

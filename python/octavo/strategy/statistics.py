@@ -1,0 +1,358 @@
+"""Statistics: what calibration has seen of a model's values."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.array.affine import choose
+from octavo.array.interop import dtype_name
+from octavo.array.qparams import RANGES, QParams
+from octavo.graph.native_file import replacing
+from octavo.strategy.observers import LANES, METHODS, Channels, Histogram, Observed, Range
+
+_FORMAT = "octavo.statistics"
+_VERSION = 1
+_AXES = (1, -1)
+
+
+class Position(NamedTuple):
+    """How far a pass over data came: batches, and a checksum of all that was in them."""
+
+    batches: int = 0
+    checksum: int = 0
+
+
+class Statistics:
+    """What was seen of the values of a model; made by `octavo.calibrate`.
+
+    A value of the model has a name, as in ``model.graph``: an input, or what an operator gives.
+    ``a | b`` is what both have seen, the same bit for bit in any order and grouping. It pickles.
+
+    Attributes
+    ----------
+    method : str
+        How ranges are chosen where nothing else is said.
+    percentile : float
+        The percentile of the method of that name.
+    samples : int
+        How many samples were seen.
+    """
+
+    __slots__ = ("_observed", "_position", "method", "percentile", "samples")
+
+    def __init__(
+        self,
+        observed: Mapping[str, Observed],
+        samples: int,
+        method: str,
+        percentile: float,
+        position: Position | None,
+    ) -> None:
+        self._observed = dict(observed)
+        self._position = position
+        self.samples = samples
+        self.method = method
+        self.percentile = percentile
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values that were observed, in the order they are computed in."""
+        return tuple(self._observed)
+
+    @property
+    def position(self) -> Position | None:
+        """How far the pass over the data came; None for what was merged from several passes."""
+        return self._position
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._observed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._observed)
+
+    def __len__(self) -> int:
+        return len(self._observed)
+
+    def finite(self, name: str) -> bool:
+        """Return whether a value was finite throughout. A mask of -infinity is not."""
+        return self._get(name).infinite < 0
+
+    def range(self, name: str) -> Range:
+        """Return the least and the greatest value seen.
+
+        Raises
+        ------
+        ValueError
+            Nothing was observed under that name; or it was infinite, which is said with the batch.
+        """
+        seen = self._seen(name)
+        return seen.least, seen.greatest
+
+    def qparams(self, name: str, dtype: str = "uint8", *, symmetric: bool = False) -> QParams:
+        """Return the parameters to quantize a value by, one scale for the tensor.
+
+        Parameters
+        ----------
+        name : str
+            Of the value.
+        dtype : {"uint8", "int8", "uint4", "int4"}
+            What the codes shall be.
+        symmetric : bool
+            Codes of equal reach on both sides, as `octavo.quantize` takes for signed dtypes.
+
+        Raises
+        ------
+        ValueError
+            As `range`; an unknown dtype.
+        """
+        kind = dtype_name(dtype, tuple(RANGES))
+        ends = np.asarray(self.clip_range(name, kind, symmetric=symmetric), np.float32)
+        scale, zero_point = choose(ends[:1], ends[1:], kind, symmetric)
+        return QParams(scale[0], zero_point[0], kind)
+
+    def channel_range(
+        self, name: str, axis: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the least and the greatest value of each index along axis 1 or -1: two of (C,).
+
+        Raises
+        ------
+        ValueError
+            As `range`; another axis; the value has no such axis, or its length varies.
+        """
+        channels = self._channels(name, axis)
+        return channels.least.copy(), channels.greatest.copy()
+
+    def channel_mean(self, name: str, axis: int) -> NDArray[np.float64]:
+        """Return the mean of each index along axis 1 or -1, (C,); errors as `channel_range`."""
+        return self._channels(name, axis).mean
+
+    def clip_range(self, name: str, dtype: str = "uint8", *, symmetric: bool = False) -> Range:
+        """Return the range that `qparams` is made for, before it is widened to hold 0; as it."""
+        kind = dtype_name(dtype, tuple(RANGES))
+        return METHODS[self.method](self._seen(name), kind, symmetric)
+
+    def _get(self, name: str) -> Observed:
+        seen = self._observed.get(name)
+        if seen is None:
+            raise ValueError(f"no value {name!r} was observed; .names has those that were")
+        return seen
+
+    def _seen(self, name: str) -> Observed:
+        seen = self._get(name)
+        if seen.infinite >= 0:
+            raise ValueError(
+                f"value {name!r} is infinite in batch {seen.infinite}, expected finite values"
+            )
+        return seen
+
+    def _channels(self, name: str, axis: int) -> Channels:
+        seen = self._seen(name)
+        if axis not in _AXES:
+            raise ValueError(f"axis is {axis}, expected 1 or -1")
+        channels = seen.channels[_AXES.index(axis)]
+        if channels is None:
+            raise ValueError(f"value {name!r} has no axis {axis}, or one whose length varies")
+        return channels
+
+    def __or__(self, other: object) -> Statistics:
+        """Return what both have seen.
+
+        Raises
+        ------
+        ValueError
+            They are of different models or methods.
+        """
+        if not isinstance(other, Statistics):
+            return NotImplemented
+        odd = self._observed.keys() ^ other._observed.keys()
+        if odd:
+            raise ValueError(f"the statistics are of different models: one has not {min(odd)!r}")
+        for what in ("method", "percentile"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                raise ValueError(f"the statistics differ in {what}: {mine!r} and {theirs!r}")
+        merged = {name: seen | other._observed[name] for name, seen in self._observed.items()}
+        samples = self.samples + other.samples
+        return Statistics(merged, samples, self.method, self.percentile, None)
+
+    def then(self, later: Statistics) -> Statistics:
+        """Return ``self | later``, with the position of `later`: the next part of the same pass."""
+        merged = self | later
+        merged._position = later._position
+        return merged
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all that is kept is equal, bit for bit."""
+        if not isinstance(other, Statistics):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def _key(self) -> tuple[Any, ...]:
+        names = sorted(self._observed)
+        parts = _packed([self._observed[name] for name in names])
+        kept = tuple(each.tobytes() for each in parts.values())
+        return self.method, self.percentile, self.samples, names, kept
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._observed, self.samples, self.method, self.percentile, self._position
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` (without pickle), beside the target and then in its place."""
+        head = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "names": list(self._observed),
+            "samples": self.samples,
+            "method": self.method,
+            "percentile": self.percentile,
+            "position": self._position,
+        }
+        text = np.frombuffer(json.dumps(head).encode(), np.uint8)
+        with replacing(path) as file:
+            np.savez(file, **{"head": text, **_packed(list(self._observed.values()))})  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Statistics:
+        """Read what `save` has written.
+
+        Raises
+        ------
+        ValueError
+            The file is none of that kind, is damaged, or is of a later version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if any(each.compress_type for each in file.zip.infolist()):
+                    raise ValueError("it is compressed")  # and might unpack beyond memory
+                head = json.loads(bytes(file["head"]))
+                if head["format"] != _FORMAT or head["version"] != _VERSION:
+                    raise ValueError(
+                        f"it is {head['format']} of version {head['version']}, expected "
+                        f"{_FORMAT} of version {_VERSION}"
+                    )
+                observed = _unpacked({name: file[name] for name in _PARTS})
+            names, position = head["names"], head["position"]
+            return cls(
+                dict(zip(names, observed, strict=True)),
+                int(head["samples"]),
+                str(head["method"]),
+                float(head["percentile"]),
+                None if position is None else Position(*map(int, position)),
+            )
+        except FileNotFoundError:
+            raise
+        except (ArithmeticError, AttributeError, EOFError, LookupError, OSError) as error:
+            raise ValueError(f"{os.fspath(path)!r} holds no statistics: {error!r}") from error
+        except (TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{os.fspath(path)!r} holds no statistics: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ranges as seen and as chosen, of all values that were finite, as plain numbers."""
+        return {
+            "method": self.method,
+            "samples": self.samples,
+            "values": {
+                name: {"range": list(self.range(name)), "taken": list(self.clip_range(name))}
+                for name in self
+                if self.finite(name)
+            },
+        }
+
+    def __str__(self) -> str:
+        head = ("value", "least", "greatest", "taken from", "to")
+        rows: list[tuple[str, ...]] = [head]
+        for name in self:
+            ends = (*self.range(name), *self.clip_range(name)) if self.finite(name) else ("-",) * 4
+            rows.append((name, *(each if each == "-" else f"{each:.4g}" for each in ends)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])))
+            for row in rows
+        ]
+        return "\n".join((f"{self.samples} samples, {self.method}", *lines))
+
+    def __repr__(self) -> str:
+        return f"Statistics({len(self)} values, {self.samples} samples, {self.method!r})"
+
+
+# --- as arrays ------------------------------------------------------------------------------------
+
+# A row a tensor: count, samples, infinite, counted (whether there is a histogram), zeros, first,
+# width; then length and count of each of both channels, 0 where there are none.
+_TABLE = 11
+_PARTS = ("table", "ends", "sums", "counts", "channel_ends", "channel_sums")
+
+
+def _packed(observed: list[Observed]) -> dict[str, NDArray[Any]]:
+    """Return all of it as one array for each part; equal exactly if what is kept is equal."""
+    table, counts = np.zeros((len(observed), _TABLE), np.int64), [np.zeros(0, np.int64)]
+    ends, sums = [np.zeros((2, 0), np.float32)], [np.zeros((LANES, 0), np.int64)]
+    for row, seen in zip(table, observed, strict=True):
+        row[:4] = seen.size, seen.samples, seen.infinite, seen.histogram is not None
+        if seen.histogram is not None:
+            zeros, first, tail = seen.histogram
+            row[4:7] = zeros, first, tail.shape[1]
+            counts.append(tail.reshape(-1))
+        for i, channels in enumerate(seen.channels):
+            if channels is not None:
+                row[7 + 2 * i : 9 + 2 * i] = len(channels.least), channels.size
+                ends.append(np.stack([channels.least, channels.greatest]))
+                sums.append(channels.sums)
+    return {
+        "table": table,
+        "ends": np.array([(e.least, e.greatest) for e in observed], np.float32).reshape(-1, 2),
+        "sums": np.array([e.ends for e in observed], np.int64).reshape(-1, LANES, 2),
+        "counts": np.concatenate(counts),
+        "channel_ends": np.concatenate(ends, axis=1),
+        "channel_sums": np.concatenate(sums, axis=1),
+    }
+
+
+def _unpacked(parts: Mapping[str, NDArray[Any]]) -> Iterator[Observed]:
+    """Undo `_packed`."""
+    table, counts = parts["table"], parts["counts"]
+    if (
+        table.ndim != 2
+        or table.shape[1] != _TABLE
+        or (table[:, [0, 1, *range(3, _TABLE)]] < 0).any()
+    ):
+        raise ValueError("its table is damaged")
+    at = channel = 0
+    for row, ends, sums in zip(table.tolist(), parts["ends"], parts["sums"], strict=True):
+        count, samples, infinite, counted, zeros, first, width = row[:7]
+        histogram = None
+        if counted:
+            histogram = Histogram(zeros, first, counts[at : at + 2 * width].reshape(2, width))
+            at += 2 * width
+        channels: list[Channels | None] = []
+        for length, each in (row[7:9], row[9:11]):
+            part = slice(channel, channel + length)
+            channel += length
+            low, high = parts["channel_ends"][:, part]
+            total = parts["channel_sums"][:, part]
+            if len(low) != length or total.shape != (LANES, length):
+                raise ValueError("its channels are damaged")
+            channels.append(Channels(each, low, high, total) if length else None)
+        yield Observed(
+            count,
+            samples,
+            float(ends[0]),
+            float(ends[1]),
+            sums,
+            histogram,
+            (channels[0], channels[1]),
+            infinite,
+        )
