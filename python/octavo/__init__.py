@@ -26,6 +26,8 @@ from octavo.strategy import HOMES
 if TYPE_CHECKING:
     from octavo.strategy.calibrate import calibrate
     from octavo.strategy.dataset import Dataset
+    from octavo.strategy.evaluate import evaluate
+    from octavo.strategy.metrics import Metric
     from octavo.strategy.statistics import Statistics
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Embedding",
     "FallbackWarning",
     "Linear",
+    "Metric",
     "ModelError",
     "PackedMatrix",
     "QParams",
@@ -51,6 +54,7 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "dequantize",
+    "evaluate",
     "linear",
     "load",
     "matmul",

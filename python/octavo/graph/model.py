@@ -17,7 +17,7 @@ from octavo.array.interop import as_array
 from octavo.errors import FallbackWarning, UnsupportedOpError
 from octavo.graph import native_file
 from octavo.graph.executor import Executor, Step, Watch
-from octavo.graph.ir import Graph, Value
+from octavo.graph.ir import Constant, Graph, Subgraph, Value
 from octavo.graph.kernel import REFERENCE
 from octavo.graph.onnx_reader import read
 from octavo.graph.optimize import optimize
@@ -187,6 +187,11 @@ class Model:
             )
             for node, kernel, _, _ in self._executor.steps
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all constants, weights above all, in their plain form; shared ones count once."""
+        return sum(each.nbytes for each in _constants(self._graph).values())
 
     def __call__(self, *args: ArrayLike, **named: ArrayLike) -> Any:
         """Return the output for inputs in order or by name; a dict if there are several."""
@@ -377,6 +382,16 @@ class Model:
         count = len(self.layers)
         layers = f"{count} layer{'' if count == 1 else 's'}"
         return f"Model({self._graph.name!r}, {shown[0]} -> {shown[1]}, {layers})"
+
+
+def _constants(graph: Graph) -> dict[int, Constant]:
+    """Return the constants of a graph and of those inside its nodes, by identity."""
+    found = {id(each): each for each in graph.constants.values()}
+    for node in graph.nodes:
+        for value in node.attributes.values():
+            if isinstance(value, Subgraph):
+                found |= _constants(value.graph)
+    return found
 
 
 def _peak_mb() -> float:

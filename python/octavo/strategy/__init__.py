@@ -8,6 +8,8 @@ are asked for: `import octavo` is quick for those who have matrices.
 # `octavo.strategy.evaluate` the module.
 HOMES = {
     "Dataset": "dataset",
+    "Metric": "metrics",
+    "evaluate": "evaluate",
     "Statistics": "statistics",
     "calibrate": "calibrate",
 }
