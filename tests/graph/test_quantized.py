@@ -536,3 +536,42 @@ def test_inputs_of_codes_stay_writable():
     feeds = {value.name: codes_of(value) for value in model.inputs}
     model.run(feeds)["y"][:] = 0
     assert all(x.flags.writeable for x in feeds.values())
+
+
+@pytest.mark.parametrize("indices", [[1, 0, 4], [[-1, 2], [3, -5]]])
+def test_rows_of_a_table_of_codes_are_taken_before_they_are_dequantized(indices):
+    model = net(
+        """net (int64[n, m] i) => (float[n, m, k] y) {
+            t = DequantizeLinear <axis = 0> (w, ws, wz) y = Gather <axis = 0> (t, i) }""",
+        w=int8(5, 7), ws=np.abs(floats(5)) + 0.01, wz=np.zeros(5, np.int8),
+    )  # fmt: skip
+    loaded = oc.load(model)
+    assert operators(loaded) == ["octavo.Embedding"]
+    feeds = {"i": np.atleast_2d(np.array(indices, np.int64))}
+    assert np.array_equal(loaded(**feeds), reference(model, feeds)[0])
+
+
+def grouped_graph(activation):
+    w = oc.quantize(floats(3, 64), "int4", axis=0, group_size=32)
+    x, y = (oc.graph.Value(n, "float32", ("n", k)) for n, k in (("x", 64), ("y", 3)))
+    attributes = {"activation": activation} if activation else {}
+    node = oc.graph.Node("p", "MatMul", ["x", "w"], ["y"], attributes, 13)
+    return w, oc.graph.Graph("g", [x], [y], [node], {"w": w.T}, {"x": x, "y": y})
+
+
+def test_weights_in_groups_keep_the_clamp_that_was_fused():
+    from octavo.graph.optimize import optimize
+
+    w, graph = grouped_graph("relu")
+    optimize(graph)
+    model = oc.graph.Model(graph)
+    assert operators(model) == ["octavo.GroupedLinear"]
+    x = floats(4, 64)
+    assert np.array_equal(model(x), oc.linear(x, w, activation="relu"))
+    assert (model(x) == 0).any()
+
+
+def test_codes_name_the_values_that_they_stand_for():
+    text, constants, _, _ = CASES["Conv, bias, relu"]
+    (layer,) = oc.load(net(text, **constants)).graph.nodes
+    assert layer.attributes["real"] == "f"

@@ -15,6 +15,8 @@ from test_quantized import (
     CHAIN_CONSTANTS,
     NBITS,
     PAIRS,
+    grouped_graph,
+    int8,
     net,
     operators,
     packed_nibbles,
@@ -268,3 +270,27 @@ def test_a_float_bias_that_int32_cannot_hold_stays_float():
         fused = Model(standard)
     codes = rng.integers(0, 256, (5, 6)).astype(np.uint8)
     same_bits(fused(codes), model(codes))
+
+
+def test_tables_of_codes_come_back():
+    model = oc.load(
+        net(
+            """net (int64[n] i) => (float[n, k] y) {
+                t = DequantizeLinear <axis = 0> (w, ws, wz) y = Gather <axis = 0> (t, i) }""",
+            w=int8(5, 7), ws=np.abs(floats(5)) + np.float32(0.01), wz=np.zeros(5, np.int8),
+        )
+    )  # fmt: skip
+    _, again = there_and_back(model)
+    assert operators(again) == ["octavo.Embedding"]
+    i = np.array([4, 0, -1])
+    same_bits(again(i), model(i))
+
+
+def test_a_clamped_product_of_weights_in_groups_comes_back():
+    _, graph = grouped_graph("relu")
+    optimize(graph)
+    model = Model(graph)
+    x = floats(4, 64)
+    _, again = there_and_back(model)
+    assert (again(x) >= 0).all()
+    same_bits(again(x), model(x))

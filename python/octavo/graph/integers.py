@@ -201,10 +201,10 @@ def _linear(a: Attributes, args: Sequence[Arg]) -> Kernel:
     return Kernel(lambda x, *_: run(x), f"linear {w.dtype}")
 
 
-def _grouped_linear(_a: Attributes, args: Sequence[Arg]) -> Kernel:
+def _grouped_linear(a: Attributes, args: Sequence[Arg]) -> Kernel:
     """Weights in groups; x is float32, quantized row by row."""
     w, bias = _weights(args)
-    run = prepare(w, bias).run
+    run = prepare(w, bias, bounds=activation_bounds(a.get("activation"))).run
     name = f"linear {w.dtype}/{w.group_size}"
 
     def call(x: Array, *_: Any) -> Array:

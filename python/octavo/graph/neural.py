@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo import nn
+from octavo.array import QTensor
 from octavo.graph.kernel import Arg, Attributes, Kernel, Make
 from octavo.graph.products import are_float32, argument, as_float32, widened
 
@@ -191,6 +192,23 @@ def _recurrent(op: str) -> Make:
     return make
 
 
+def _embedding(_a: Attributes, args: Sequence[Arg]) -> Kernel:
+    """Rows of a table; ONNX counts negative indices from the end."""
+    table = args[0].value
+    assert isinstance(table, QTensor)  # the pass made it
+    rows = len(table)
+    operator = nn.Embedding.from_quantized(table)
+    name = table.dtype if table.group_size is None else f"{table.dtype}/{table.group_size}"
+
+    def run(_table: Any, indices: Array) -> Array:
+        if indices.size and indices.min() < 0:
+            indices = np.where(indices < 0, indices + rows, indices)
+        y: Array = operator(indices)
+        return y
+
+    return Kernel(run, f"embedding {name}")
+
+
 KERNELS: dict[str, Make] = {
     "BatchNormalization": _batch_norm,
     "Erf": _function(nn.erf),
@@ -213,4 +231,5 @@ KERNELS: dict[str, Make] = {
     "com.microsoft.QuickGelu": _float32(
         lambda a: _silu(a if "alpha" in a else Attributes(alpha=1.702))
     ),
+    "octavo.Embedding": _embedding,
 }

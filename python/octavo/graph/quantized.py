@@ -16,6 +16,19 @@ from octavo.array import QParams, QTensor
 from octavo.graph.ir import Constant, Graph, Node, Value
 from octavo.graph.passes import clip_of, only_use
 
+# Operators that are a function of single values.
+FUNCTIONS = (
+    "Clip",
+    "Elu",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Relu",
+    "Sigmoid",
+    "Swish",
+    "Tanh",
+)
 _CODES = ("int8", "uint8")
 # What moves values about, and nothing else: so it moves their codes.
 MOVES = (
@@ -374,7 +387,10 @@ class _Quantized:
         return None if qparams is None else Codes(node.inputs[0], qparams)
 
     def weights(self, name: str) -> QTensor | None:
-        """Return constant weights: dequantized, and perhaps transposed."""
+        """Return constant weights: codes, or what is dequantized from them; perhaps transposed."""
+        constant = self.graph.constants.get(name)
+        if isinstance(constant, QTensor):
+            return constant if constant.dtype in _BITS else None
         node = self.producers.get(name)
         if node is not None and node.op == "Transpose":
             w = self.weights(node.inputs[0])
@@ -389,12 +405,14 @@ class _Quantized:
         a = node.attributes
         return _quantized_weights(codes, scale, zeros, a.get("axis", 1), a.get("block_size", 0))
 
-    def follow(self, name: str) -> tuple[list[Node], Any, QParams | None]:
-        """Return the nodes after a value that can be fused: a clamp, a QuantizeLinear; what they do."""
+    def follow(self, name: str, activation: Any = None) -> tuple[list[Node], Any, QParams | None]:
+        """Return the nodes after a value that can be fused: a clamp, a QuantizeLinear; what they do.
+
+        `activation` is the clamp that is fused already.
+        """
         taken: list[Node] = []
-        activation = None
         node = only_use(self.uses, name)
-        if node is not None and node.inputs[0] == name:
+        if activation is None and node is not None and node.inputs[0] == name:
             activation = clip_of(self.graph, node)
             if activation is not None:
                 taken.append(node)
@@ -413,10 +431,15 @@ class _Quantized:
         return taken, activation, None
 
     def replace(self, node: Node, taken: list[Node], op: str, inputs: list[str], **a: Any) -> bool:
-        """Let `node` become `op` and make what the last of `taken` made."""
+        """Let `node` become `op` and make what the last of `taken` made.
+
+        Where that is codes, the attribute `real` keeps the name of the value that they stand for.
+        """
         _become(node, op, inputs, **a)
         if taken:
             node.outputs = [taken[-1].outputs[0]]
+            if taken[-1].op.endswith("QuantizeLinear"):
+                node.attributes["real"] = taken[-1].inputs[0]
         for each in taken:
             self.graph.nodes.remove(each)
         return True
@@ -432,7 +455,7 @@ def _fuse_conv(q: _Quantized, node: Node) -> bool:
     known, bias = _bias_codes(q.graph, node.input(2), float(x.qparams.scale), w, q)
     if not known:
         return False
-    taken, activation, out = q.follow(node.outputs[0])
+    taken, activation, out = q.follow(node.outputs[0], node.attributes.get("activation"))
     inputs = [x.name, _add_constant(q.graph, f"{node.name}.weight", w)]
     if bias is not None:
         inputs.append(_add_constant(q.graph, f"{node.name}.bias", bias))
@@ -467,13 +490,14 @@ def _fuse_linear(q: _Quantized, node: Node) -> bool:
     taken: list[Node] = []
     last = node.outputs[0]
     add = only_use(q.uses, last)
-    if bias is None and add is not None and add.op == "Add":
+    clamp = a.get("activation")
+    if bias is None and clamp is None and add is not None and add.op == "Add":
         other = add.inputs[1] if add.inputs[0] == last else add.inputs[0]
         known, addend = _bias_codes(q.graph, other, float(x.qparams.scale), w, q)
         fits = known and addend is not None and addend.shape == (w.shape[0],)
         if fits and _is_row(q, other):
             bias, taken, last = addend, [add], add.outputs[0]
-    more, activation, out = q.follow(last)
+    more, activation, out = q.follow(last, clamp)
     inputs = [x.name, _add_constant(q.graph, f"{node.name}.weight", w)]
     if bias is not None:
         inputs.append(_add_constant(q.graph, f"{node.name}.bias", bias))
@@ -515,7 +539,10 @@ def _fuse_grouped(q: _Quantized, node: Node, w: QTensor) -> bool:
         if bias.size != w.shape[0]:
             return False
         inputs.append(_add_constant(q.graph, f"{node.name}.bias", bias.reshape(-1)))
-    node.attributes = {}
+    clamp = node.attributes.get("activation")
+    if clamp is not None and taken:
+        return False  # what is clamped is not the sum
+    node.attributes = {} if clamp is None else {"activation": clamp}
     return q.replace(node, taken, "octavo.GroupedLinear", inputs)
 
 
@@ -649,6 +676,15 @@ def _fuse_move(q: _Quantized, node: Node) -> bool:
     return True
 
 
+def _fuse_gather(q: _Quantized, node: Node) -> bool:
+    """Rows of a constant table stay codes until they are taken; else codes are moved about."""
+    table = q.weights(node.inputs[0])
+    if table is None or table.ndim != 2 or node.attributes.get("axis", 0) != 0 or table.axis == 1:
+        return _fuse_move(q, node)
+    name = _add_constant(q.graph, f"{node.name}.weight", table)
+    return q.replace(node, [], "octavo.Embedding", [name, node.inputs[1]])
+
+
 def _fuse_pad(q: _Quantized, node: Node) -> bool:
     x, fill = q.codes(node.inputs[0]), q.graph.array(node.input(2))
     if x is None or node.attributes.get("mode", "constant") != "constant":
@@ -706,6 +742,8 @@ def fuse_residual(graph: Graph) -> None:
                 "sum_qparams": a["out_qparams"],
                 "sum_activation": a.get("activation"),
             }
+            if "real" in a:
+                conv.attributes["real"] = a["real"]
             conv.outputs = add.outputs
             # Both operands are there where the sum was.
             graph.nodes.remove(conv)
@@ -719,12 +757,15 @@ def _same_shape(graph: Graph, a: str, b: str) -> bool:
 
 
 _PATTERNS: dict[str, Callable[[_Quantized, Node], bool]] = {
+    **dict.fromkeys(FUNCTIONS, _fuse_function),
+    **dict.fromkeys(MOVES, _fuse_move),
     "Add": _fuse_pair,
     "AveragePool": _fuse_average,
     "Concat": _fuse_concat,
     "Conv": _fuse_conv,
     "ConvTranspose": _fuse_conv,
     "Gemm": _fuse_linear,
+    "Gather": _fuse_gather,
     "GlobalAveragePool": _fuse_average,
     "MatMul": _fuse_linear,
     "MaxPool": _fuse_max,
@@ -733,20 +774,4 @@ _PATTERNS: dict[str, Callable[[_Quantized, Node], bool]] = {
     "QuantizeLinear": _fuse_change,
     "ReduceMean": _fuse_average,
     "Resize": _fuse_nearest,
-    **dict.fromkeys(
-        (
-            "Clip",
-            "Elu",
-            "Gelu",
-            "HardSigmoid",
-            "HardSwish",
-            "LeakyRelu",
-            "Relu",
-            "Sigmoid",
-            "Swish",
-            "Tanh",
-        ),
-        _fuse_function,
-    ),
-    **dict.fromkeys(MOVES, _fuse_move),
 }

@@ -33,6 +33,7 @@ _OURS = frozenset(
         "channels_last",
         "out_qparams",
         "qparams",
+        "real",
         "residual_qparams",
         "sum_activation",
         "sum_qparams",
@@ -429,17 +430,24 @@ def _grouped(form: _Form, node: Node) -> None:
     w = form.old.constants[node.inputs[1]]
     assert isinstance(w, QTensor)
     x, y, bias = node.inputs[0], node.outputs[0], node.input(2)
+    activation = node.attributes.get("activation")
     half = form.graph.value(x).dtype == "float16"
     if half:  # scales and bias are float32, and so is the product
         wide, made = form.like(f"{x}.wide", x), form.like(f"{y}.wide", y)
         form.add(form.beside(node.name, "widen"), "Cast", [x], [wide], {"to": _FLOAT})
         x, y = wide, made
-    if form.blocks == "MatMulNBits" and w.dtype.endswith("4"):
+    if form.blocks == "MatMulNBits" and w.dtype.endswith("4") and activation is None:
         _nbits(form, node, w, [x, bias, y])
     else:
-        _product(form, node, [x, form.weights(node.inputs[1], turned=True)], bias, output=y)
+        pair = [x, form.weights(node.inputs[1], turned=True)]
+        _product(form, node, pair, bias, activation, output=y)
     if half:
         form.add(form.beside(node.name, "narrow"), "Cast", [y], node.outputs, {"to": _HALF})
+
+
+def _embedding(form: _Form, node: Node) -> None:
+    table = form.weights(node.inputs[0])
+    form.add(node.name, "Gather", [table, node.inputs[1]], node.outputs, {"axis": 0}, _QDQ)
 
 
 def _nbits(form: _Form, node: Node, w: QTensor, ends: list[str]) -> None:
@@ -582,6 +590,7 @@ _TAKEN_APART: dict[str, Callable[[_Form, Node], None]] = {
     "octavo.Concat": _concat,
     "octavo.Conv": _conv,
     "octavo.ConvTranspose": _conv,
+    "octavo.Embedding": _embedding,
     "octavo.GroupedLinear": _grouped,
     "octavo.Linear": _linear,
     "octavo.MatMul": _pair,
