@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import octavo as oc
 from octavo.graph import Graph, Model, Node, Value
-from octavo.strategy.dataset import as_dataset, feeds_of, samples_in
+from octavo.strategy.dataset import as_dataset, dataset_for, feeds_of, samples_in
 
 X = np.arange(28, dtype=np.float32).reshape(7, 2, 2)
 Y = np.arange(7) % 3
@@ -399,6 +399,22 @@ def test_for_a_model_batches_are_of_the_size_that_it_takes():
     feeds = [{"x0": x[None], "x1": x[None]} for x in X]
     both = model_of(("n", 2, 2), ("n", 2, 2))
     assert [samples_in(x) for x, _ in as_dataset(feeds, both).batches()] == [1] * 7
+
+
+def test_items_that_a_transform_makes_whole_batches_and_files_of_batches_stay_so(tmp_path):
+    free = model_of(("n", 2, 2))
+    data = dataset_for(free, list(X), Y, transform=lambda x: x[None], limit=3)
+    assert [(x.shape, y.tolist()) for x, y in data.batches()] == [
+        ((1, 2, 2), [0]),
+        ((1, 2, 2), [1]),
+        ((1, 2, 2), [2]),
+    ]
+    dicts = [{"x0": x[None], "y": y[None]} for x, y in zip(X, Y, strict=True)]
+    assert [y.tolist() for _, y in dataset_for(free, dicts, "y").batches()][:2] == [[0], [1]]
+    for i in range(2):
+        np.save(tmp_path / f"{i}.npy", X[:4])
+    assert [x.shape for x, _ in dataset_for(free, tmp_path).batches()] == [(4, 2, 2)] * 2
+    assert [x.shape for x, _ in oc.Dataset(tmp_path).batches()] == [(2, 4, 2, 2)]
 
 
 def test_feeds_are_named_and_checked_before_a_model_runs():

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 import octavo as oc
-from octavo.cli import demo, doctor, inspect, kernels, run, terminal
+from octavo.cli import bench, demo, doctor, evaluate, inspect, kernels, run, terminal
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = (demo, doctor, kernels, run, inspect)
+COMMANDS = (demo, doctor, kernels, run, inspect, evaluate, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has left. Python would flush again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, OverflowError, OSError) as error:
+    except (ValueError, TypeError, OverflowError, OSError, ImportError) as error:
         if options.verbose:
             raise
         print(f"octavo {options.command}: error: {error}", file=sys.stderr)

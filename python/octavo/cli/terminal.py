@@ -11,6 +11,8 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from octavo.strategy import report
+
 _progress_width = 0
 
 
@@ -113,7 +115,4 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         width = max(needed, shutil.get_terminal_size().columns)
         importlib.import_module("rich.console").Console(width=width).print(table)
         return
-    for line in lines:
-        first = line[0].ljust(widths[0])
-        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        print("  ".join((first, *rest)).rstrip())
+    print(report.table(headers, rows))

@@ -279,30 +279,44 @@ def as_dataset(data: Any, model: Model | None = None) -> Dataset:
     data : Dataset, or what `Dataset` takes
         A tuple of two is ``(x, y)``.
     model : Model, optional
-        What the data is for. If it takes batches of one size alone, that is the size of batches.
-        Where items have as many axes as its inputs, they are batches already.
+        What the data is for, as `dataset_for` says.
     """
     if isinstance(data, Dataset):
         return data
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    if model is None:
-        return Dataset(x, y)
-    shapes = {value.name: value.shape for value in model.inputs if value.shape is not None}
+    return Dataset(x, y) if model is None else dataset_for(model, x, y)
+
+
+def dataset_for(
+    model: Model,
+    x: Any,
+    y: Any = None,
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Return `Dataset` of these, in batches that the model takes.
+
+    If it takes batches of one size alone, they are of that. If items, files in a folder too, have as
+    many axes as its inputs have, they are batches already.
+    """
     size = _fixed_batch(model) or _BATCH
-    made = Dataset(x, y, batch_size=size)
-    if isinstance(made._source, _Columns | _Folder) or not shapes:
+    made = Dataset(x, y, transform=transform, batch_size=size, limit=limit)
+    ranks = {value.name: len(value.shape) for value in model.inputs if value.shape is not None}
+    if isinstance(made._source, _Columns) or not ranks:
         return made
-    source = iter(made._source)
-    first = next(source, None)
+    items = iter(made._source)
+    first = next(items, None)
     if first is None:
         raise ValueError("the data holds no samples")
     if isinstance(made._source, Iterator):
-        x = itertools.chain([first], source)
-    if isinstance(first, tuple) and first:
-        first = first[0]
-    named = first if isinstance(first, Mapping) else dict.fromkeys(shapes, first)
-    ranks = [np.ndim(named[name]) == len(shapes[name] or ()) for name in shapes if name in named]
-    return Dataset(x, y, batch_size=None if ranks and all(ranks) else size)
+        x = itertools.chain([first], items)
+    probe = Dataset([first], made._key, transform=transform, batch_size=None)
+    ((sample, _),) = probe.batches()
+    named = sample if isinstance(sample, dict) else dict.fromkeys(ranks, sample)
+    whole = [named[name].ndim == ranks[name] for name in ranks if name in named]
+    batch_size = None if whole and all(whole) else size
+    return Dataset(x, y, transform=transform, batch_size=batch_size, limit=limit)
 
 
 def feeds_of(model: Model, x: X) -> dict[str, Array]:

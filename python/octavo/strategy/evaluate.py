@@ -62,7 +62,8 @@ class Evaluation(NamedTuple):
                 return row
         raise KeyError(f"{name!r} is none of {', '.join(repr(row.name) for row in self.rows)}")
 
-    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+        """Return the headers, the rows and the note that it prints."""
         several = len(self.rows) > 1
         headers = ("model", self.metric, "ms", "p99 ms", *(("faster",) if several else ()), "MB")
         lines = []
@@ -86,11 +87,11 @@ class Evaluation(NamedTuple):
         return headers, lines, note
 
     def __str__(self) -> str:
-        headers, rows, note = self._table()
+        headers, rows, note = self.cells()
         return f"{report.table(headers, rows)}\n{note}"
 
     def _repr_html_(self) -> str:
-        return report.html(*self._table())
+        return report.html(*self.cells())
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures as plain Python, the rows as dicts."""
@@ -191,8 +192,10 @@ def evaluate(
     with runtime.threads(runtime.get_num_threads() if threads is None else threads):
         values, samples, batch = _score(named, dataset, measure, progress)
         calls = {name: _call(model, batch) for name, model in named.items()}
-        timings = interleaved(calls, _SECONDS * len(calls))
         used = runtime.get_num_threads()
+        # Callables may be other runtimes.
+        foreign = used > 1 and len(calls) > 1 and not all(map(_is_model, named.values()))
+        timings = interleaved(calls, _SECONDS * len(calls), pools=foreign)
     rows = [
         EvaluationRow(name, values[name], timings[name].median, timings[name].p99, _nbytes(model))
         for name, model in named.items()
