@@ -79,9 +79,12 @@ class Node:
 
 
 class Graph:
-    """Nodes in topological order. Each value has one producer: an input, a constant or a node."""
+    """Nodes in topological order. Each value has one producer: an input, a constant or a node.
 
-    __slots__ = ("constants", "inputs", "name", "nodes", "outputs", "values")
+    `metadata` is what is said of the model besides, text by name: files keep it.
+    """
+
+    __slots__ = ("constants", "inputs", "metadata", "name", "nodes", "outputs", "values")
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class Graph:
         nodes: Iterable[Node],
         constants: dict[str, Constant],
         values: dict[str, Value],
+        metadata: dict[str, str] | None = None,
     ) -> None:
         self.name = name
         self.inputs = list(inputs)
@@ -98,12 +102,13 @@ class Graph:
         self.nodes = list(nodes)
         self.constants = constants
         self.values = values
+        self.metadata = dict(metadata or {})
 
     def copy(self) -> Graph:
         """Return a graph of its own; constants and graphs inside attributes are shared."""
         nodes = [node.copy() for node in self.nodes]
         constants, values = dict(self.constants), dict(self.values)
-        return Graph(self.name, self.inputs, self.outputs, nodes, constants, values)
+        return Graph(self.name, self.inputs, self.outputs, nodes, constants, values, self.metadata)
 
     def value(self, name: str) -> Value:
         """Return what is known of a value."""

@@ -349,22 +349,36 @@ class Model:
         rows.sort(key=lambda row: (-(row.seconds or 0.0), row.operator, row.kernel))
         return Coverage(tuple(rows))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to a file that `octavo.load` reads with NumPy alone, to the same bits.
+    def save(self, path: str | os.PathLike[str], *, blocks: str = "DequantizeLinear") -> None:
+        """Write the model to a file that `octavo.load` reads to the same bits.
 
         Parameters
         ----------
         path : str or path
-            Ends in ".octavo". What was there is replaced when the new file is whole.
+            Ends in ".octavo", which NumPy alone reads, or in ".onnx", for every runtime: codes
+            between QuantizeLinear and DequantizeLinear, checked by onnx (the extra "models").
+            What was there is replaced when the new file is whole. Weights of more than 2 GB go
+            to a file beside an ONNX model.
+        blocks : {"DequantizeLinear", "MatMulNBits"}
+            How 4-bit weights in groups are written to ONNX: with ONNX's own operator, or as
+            the product that onnxruntime alone has, which is faster there.
 
         Raises
         ------
         ValueError
-            Another ending; constants of a dtype that NumPy has not.
+            Another ending; another name for `blocks`; what the file cannot hold (ModelError).
+        ImportError
+            ONNX, and the package onnx is not installed.
         """
-        if not os.fspath(path).endswith(".octavo"):
-            raise ValueError(f"path is {os.fspath(path)!r}, expected one that ends in '.octavo'")
-        native_file.write(self._graph, path)
+        name = os.fspath(path)
+        if name.endswith(".onnx"):
+            from octavo.graph import onnx_writer
+
+            onnx_writer.write(self._graph, path, blocks=blocks)
+        elif name.endswith(".octavo"):
+            native_file.write(self._graph, path)
+        else:
+            raise ValueError(f"path is {name!r}, expected one that ends in '.octavo' or '.onnx'")
 
     # A model is frozen: its own copy.
 

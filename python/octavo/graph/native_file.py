@@ -25,7 +25,7 @@ MAGIC = b"PK\x03\x04"
 _FORMAT = "octavo"
 _VERSION = 1
 # The rules of docs/int8.md; a file of other rules would give other bits.
-_ARITHMETIC = 1
+ARITHMETIC = 1
 _ALIGNMENT = 64
 # What is stored of 4-bit codes: two to a byte, the first in the low half.
 _FOUR_BITS = ("int4", "uint4")
@@ -50,8 +50,9 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
     description = {
         "format": _FORMAT,
         "version": _VERSION,
-        "arithmetic": _ARITHMETIC,
+        "arithmetic": ARITHMETIC,
         "octavo": _core.__version__,
+        "metadata": graph.metadata,
         "graph": _graph_out(graph, arrays),
     }
     text = json.dumps(description, indent=1, allow_nan=False).encode()
@@ -210,13 +211,15 @@ def read(source: str | os.PathLike[str] | bytes) -> Graph:
                 raise ModelError("an .octavo file holds nothing compressed")
             description = json.loads(archive.read("graph.json"))
         found = description.get("format"), description.get("version")
-        if found != (_FORMAT, _VERSION) or description.get("arithmetic") != _ARITHMETIC:
+        if found != (_FORMAT, _VERSION) or description.get("arithmetic") != ARITHMETIC:
             raise ModelError(
                 f"a file of format {found[0]!r}, version {found[1]!r}, arithmetic "
-                f"{description.get('arithmetic')!r}; expected {_FORMAT!r}, {_VERSION}, {_ARITHMETIC}"
+                f"{description.get('arithmetic')!r}; expected {_FORMAT!r}, {_VERSION}, {ARITHMETIC}"
             )
         arrays = [_read_array(content, members[f"{i}.npy"]) for i in range(len(members) - 1)]
         graph = _Reader(arrays).graph(description["graph"])
+        said = description.get("metadata", {})  # older files have none
+        graph.metadata = {_text(name): _text(value) for name, value in said.items()}
     except ModelError:
         raise
     except Exception as error:  # of zipfile, json, NumPy's parser, or of what was made of it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def read(source: str | os.PathLike[str] | bytes | Proto) -> Graph:
     except Exception as error:
         raise ModelError(f"shapes or types contradict: {_first_line(error)}") from error
     try:
-        return _graph(onnx, model.graph, opsets, {})
+        graph = _graph(onnx, model.graph, opsets, {})
+        graph.metadata = {each.key: each.value for each in model.metadata_props}
+        return graph
     except ModelError:
         raise
     except Exception as error:  # what the checker let through
@@ -275,19 +277,11 @@ def _dimension(proto: Any) -> int | str | None:
 def to_model(node: Node, opsets: Iterable[tuple[str, int]] = ()) -> Proto:
     """Return a model of one node, which onnx's reference implementation runs."""
     onnx = import_onnx()
-    domain, _, op = node.op.rpartition(".")
+    domain = node.op.rpartition(".")[0]
     inputs = [f"x{i}" if name else "" for i, name in enumerate(node.inputs)]
     outputs = [f"y{i}" if name else "" for i, name in enumerate(node.outputs)]
-    proto = onnx.helper.make_node(op, inputs, outputs, domain=domain or None)
-    for name, value in node.attributes.items():
-        if isinstance(value, Subgraph):
-            subgraph = onnx.GraphProto.FromString(value.proto)
-            proto.attribute.append(onnx.helper.make_attribute(name, subgraph))
-        elif isinstance(value, np.ndarray):
-            tensor = onnx.numpy_helper.from_array(value)
-            proto.attribute.append(onnx.helper.make_attribute(name, tensor))
-        else:
-            proto.attribute.append(_attribute(onnx, domain, op, node.version, name, value))
+    proto = node_proto(onnx, node, lambda inside: onnx.GraphProto.FromString(inside.proto))
+    proto.input[:], proto.output[:] = inputs, outputs
     given = [name for name in (*inputs, *node.implicit) if name]
     graph = onnx.helper.make_graph(
         [proto],
@@ -304,6 +298,21 @@ def to_model(node: Node, opsets: Iterable[tuple[str, int]] = ()) -> Proto:
     return model
 
 
+def node_proto(onnx: Any, node: Node, inside: Callable[[Subgraph], Proto]) -> Proto:
+    """Return a node as ONNX has it; `inside` makes the graphs in its attributes."""
+    domain, _, op = node.op.rpartition(".")
+    proto = onnx.helper.make_node(op, node.inputs, node.outputs, node.name, domain=domain or None)
+    for name, value in node.attributes.items():
+        if isinstance(value, Subgraph):
+            proto.attribute.append(onnx.helper.make_attribute(name, inside(value)))
+        elif isinstance(value, np.ndarray):
+            tensor = onnx.numpy_helper.from_array(value)
+            proto.attribute.append(onnx.helper.make_attribute(name, tensor))
+        else:
+            proto.attribute.append(_attribute(onnx, domain, op, node.version, name, value))
+    return proto
+
+
 def _attribute(onnx: Any, domain: str, op: str, version: int, name: str, value: Any) -> Any:
     """Return an attribute of the type that the operator's schema gives it (lists may be empty)."""
     kind = None
@@ -313,4 +322,6 @@ def _attribute(onnx: Any, domain: str, op: str, version: int, name: str, value: 
             kind = onnx.AttributeProto.AttributeType.Value(declared.type.name)
     if kind == onnx.AttributeProto.TYPE_PROTO:
         value = onnx.TypeProto.FromString(value)
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
     return onnx.helper.make_attribute(name, value, attr_type=kind)

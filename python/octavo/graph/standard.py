@@ -126,7 +126,9 @@ class _Form:
         plain: dict[str, Constant] = {
             n: c for n, c in graph.constants.items() if not isinstance(c, QTensor)
         }
-        self.graph = Graph(graph.name, graph.inputs, graph.outputs, [], plain, dict(graph.values))
+        self.graph = Graph(
+            graph.name, graph.inputs, graph.outputs, [], plain, dict(graph.values), graph.metadata
+        )
         made = {name for node in graph.nodes for name in (*node.outputs, *node.implicit)}
         self._taken = {*plain, *graph.values, *made, *(value.name for value in graph.inputs)}
         self._layers = {node.name for node in graph.nodes}
