@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.graph.kernel import Arg, Attributes, Kernel, Make
+from octavo.graph.kernel import NHWC, Arg, Attributes, Kernel, Make, channels_last
 
 Array = NDArray[Any]
 
@@ -395,6 +395,13 @@ def _expand(x: Array, shape: Array) -> Any:
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(_whole(shape))))
 
 
+def _places(a: Attributes, rank: int) -> tuple[int, ...]:
+    """Return where the axes are that ONNX counts."""
+    if a.get("layout") != NHWC:
+        return tuple(range(rank))
+    return tuple(map(channels_last(rank).index, range(rank)))
+
+
 def _pad(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     mode = a.get("mode", "constant")
     if not are_numbers(args):
@@ -403,9 +410,10 @@ def _pad(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     def run(x: Array, pads: Array, value: Array | None = None, axes: Array | None = None) -> Array:
         sides = _whole(pads)
         which = range(x.ndim) if axes is None else _whole(axes)
+        places = _places(a, x.ndim)
         widths = [(0, 0)] * x.ndim
         for i, axis in enumerate(which):
-            widths[axis] = (sides[i], sides[i + len(sides) // 2])
+            widths[places[axis]] = (sides[i], sides[i + len(sides) // 2])
         inside = tuple(
             slice(-min(before, 0), size + min(after, 0))
             for size, (before, after) in zip(x.shape, widths, strict=True)
@@ -443,6 +451,15 @@ def _trilu(a: Attributes) -> Callable[..., Any]:
 def _depth_to_space(a: Attributes) -> Callable[..., Any]:
     size, rows_first = a["blocksize"], a.get("mode", "DCR") == "DCR"
 
+    def last(x: Array) -> Array:
+        n, h, w, c = x.shape
+        depth = c // (size * size)
+        if rows_first:
+            y = x.reshape(n, h, w, size, size, depth).transpose(0, 1, 3, 2, 4, 5)
+        else:
+            y = x.reshape(n, h, w, depth, size, size).transpose(0, 1, 4, 2, 5, 3)
+        return y.reshape(n, h * size, w * size, depth)
+
     def run(x: Array) -> Array:
         n, c, h, w = x.shape
         depth = c // (size * size)
@@ -452,11 +469,17 @@ def _depth_to_space(a: Attributes) -> Callable[..., Any]:
             y = x.reshape(n, depth, size, size, h, w).transpose(0, 1, 4, 2, 5, 3)
         return y.reshape(n, depth, h * size, w * size)
 
-    return run
+    return last if a.get("layout") == NHWC else run
 
 
 def _space_to_depth(a: Attributes) -> Callable[..., Any]:
     size, depth_last = a["blocksize"], a.get("mode", "DCR") == "DCR"
+
+    def last(x: Array) -> Array:
+        n, h, w, c = x.shape
+        y = x.reshape(n, h // size, size, w // size, size, c)
+        y = y.transpose(0, 1, 3, 2, 4, 5) if depth_last else y.transpose(0, 1, 3, 5, 2, 4)
+        return y.reshape(n, h // size, w // size, c * size * size)
 
     def run(x: Array) -> Array:
         n, c, h, w = x.shape
@@ -464,7 +487,7 @@ def _space_to_depth(a: Attributes) -> Callable[..., Any]:
         y = y.transpose(0, 3, 5, 1, 2, 4) if depth_last else y.transpose(0, 1, 3, 5, 2, 4)
         return y.reshape(n, c * size * size, h // size, w // size)
 
-    return run
+    return last if a.get("layout") == NHWC else run
 
 
 def _one_hot(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -579,6 +602,23 @@ def _reduce(function: Callable[..., Any]) -> Make:
     return make
 
 
+def _reduce_mean(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    plain = _reduce(lambda x, axes, keep: np.mean(x, axes, keepdims=keep))(a, args)
+    if plain is None:
+        return None
+    first, keep = _first_size(a), bool(a.get("keepdims", 1))
+
+    def run(x: Array, axes: Array | None = None) -> Any:
+        which = _axes(a, axes)
+        pixels = which is not None and x.ndim == 4 and sorted(i % 4 for i in which) == [2, 3]
+        if not pixels or x.dtype.kind != "f":
+            return plain.run(x, axes)
+        y = _pixel_mean(x, (first, first + 1))
+        return y if keep else y.squeeze((first, first + 1))
+
+    return Kernel(run)
+
+
 def _extreme(function: Any, greatest: bool) -> Callable[..., Any]:
     def reduce(x: Array, axes: Any, keep: bool) -> Any:
         if x.size:
@@ -648,7 +688,8 @@ def _resize(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     def run(
         x: Array, _roi: Array | None = None, scales: Array | None = None, sizes: Array | None = None
     ) -> Array:
-        which = range(x.ndim) if "axes" not in a else [axis % x.ndim for axis in a["axes"]]
+        places = _places(a, x.ndim)
+        which = places if "axes" not in a else [places[axis] for axis in a["axes"]]
         y = x
         if scales is not None and scales.size:
             factors = scales.astype(np.float64).tolist()
@@ -721,12 +762,13 @@ def _windows(x: Array, a: Attributes, kernel: Sequence[int], outs: Sequence[int]
     dims = len(kernel)
     strides = a.get("strides") or (1,) * dims
     dilations = a.get("dilations") or (1,) * dims
+    lead = (slice(None),) * _first_size(a)
     for tap in product(*map(range, kernel)):
         index = [
             slice(t * d, t * d + (out - 1) * s + 1, s)
             for t, d, s, out in zip(tap, dilations, strides, outs, strict=True)
         ]
-        yield x[(slice(None), slice(None), *index)]
+        yield x[(*lead, *index)]
 
 
 def _reach(a: Attributes, kernel: Sequence[int], outs: Sequence[int]) -> list[int]:
@@ -740,23 +782,31 @@ def _reach(a: Attributes, kernel: Sequence[int], outs: Sequence[int]) -> list[in
 
 
 def _padded(
-    x: Array, fill: Any, before: Sequence[int], needed: Sequence[int], sizes: Sequence[int]
+    a: Attributes, x: Array, fill: Any, before: Sequence[int], needed: Sequence[int]
 ) -> Array:
-    widths = [(0, 0), (0, 0)] + [
-        (left, max(most - left - size, 0))
-        for left, most, size in zip(before, needed, sizes, strict=True)
-    ]
+    first, widths = _first_size(a), [(0, 0)] * x.ndim
+    for i, (left, most) in enumerate(zip(before, needed, strict=True), first):
+        widths[i] = (left, max(most - left - x.shape[i], 0))
     if not any(map(any, widths)):
         return x
     return np.pad(x, widths, constant_values=fill)
 
 
+def _first_size(a: Attributes) -> int:
+    """Return the first axis of an image's size."""
+    return 1 if a.get("layout") == NHWC else 2
+
+
+def _sizes(a: Attributes, x: Array) -> tuple[int, ...]:
+    return x.shape[_first_size(a) : _first_size(a) + x.ndim - 2]
+
+
 def max_pool(a: Attributes, x: Array) -> Array:
     """Return the greatest value under each window of (batch, channels, ...) images."""
-    sizes, kernel = x.shape[2:], a["kernel_shape"]
-    before, _, outs = pool_sides(a, sizes, kernel)
+    kernel = a["kernel_shape"]
+    before, _, outs = pool_sides(a, _sizes(a, x), kernel)
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    image = _padded(x, lowest, before, _reach(a, kernel, outs), sizes)
+    image = _padded(a, x, lowest, before, _reach(a, kernel, outs))
     views = _windows(image, a, kernel, outs)
     result = np.array(next(views))
     for view in views:
@@ -776,40 +826,65 @@ def _average_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     kernel, include = a["kernel_shape"], a.get("count_include_pad", 0)
 
     def run(x: Array) -> Any:
-        sizes = x.shape[2:]
+        sizes = _sizes(a, x)
         before, behind, outs = pool_sides(a, sizes, kernel)
         needed = _reach(a, kernel, outs)
-        image = _padded(x, 0, before, needed, sizes)
+        image = _padded(a, x, 0, before, needed)
         total = _reduced(np.add, *_windows(image, a, kernel, outs))
-        inside = [
-            (left, size + left + right) if include else (left, size)
-            for left, right, size in zip(before, behind, sizes, strict=True)
-        ]
-        ones = np.ones((1, 1, *sizes), x.dtype)
-        if include:
-            ones = np.ones((1, 1, *(most for _, most in inside)), x.dtype)
-            ones = _padded(ones, 0, [0] * len(sizes), needed, ones.shape[2:])
-        else:
-            ones = _padded(ones, 0, before, needed, sizes)
+        if include:  # what is padded counts, but not what is beyond
+            sides = zip(before, sizes, behind, strict=True)
+            sizes = tuple(left + size + right for left, size, right in sides)
+            before = [0] * len(sizes)
+        one = [1] * x.ndim
+        one[_first_size(a) : _first_size(a) + len(sizes)] = sizes
+        ones = _padded(a, np.ones(one, x.dtype), 0, before, needed)
         count = _reduced(np.add, *_windows(ones, a, kernel, outs))
         return total / count
 
     return Kernel(run)
 
 
-def _global(function: Callable[[Array, tuple[int, ...]], Array]) -> Make:
-    def make(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
-        return _if_float(args, lambda x: function(x, tuple(range(2, x.ndim))))
+def _global(function: Callable[[Array, tuple[int, ...]], Any]) -> Make:
+    def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+        first = _first_size(a)
+        return _if_float(args, lambda x: function(x, tuple(range(first, first + x.ndim - 2))))
 
     return make
 
 
-def _global_mean(x: Array, axes: tuple[int, ...]) -> Any:
-    return np.mean(x, axes, keepdims=True)
-
-
 def _global_max(x: Array, axes: tuple[int, ...]) -> Any:
     return np.max(x, axes, keepdims=True)
+
+
+_LANES = 64
+
+
+def _pixel_mean(x: Array, axes: tuple[int, ...]) -> Array:
+    """Return the mean over neighbouring axes, kept, summed as docs/floats.md says: in lanes.
+
+    Pixel k goes to lane k mod 64, lanes are added by halves: the same bits in either layout.
+    """
+    shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x
+    count = math.prod(x.shape[axis] for axis in axes)
+    if not x.size:
+        return np.asarray(np.mean(x, axes, keepdims=True))
+    rows = np.ascontiguousarray(wide).reshape(math.prod(x.shape[: axes[0]]), count, -1)
+    whole = count // _LANES
+    if whole < 2:
+        lanes = np.array(rows[:, :_LANES])
+    else:
+        lanes = np.add.reduce(rows[:, : whole * _LANES].reshape(len(rows), whole, _LANES, -1), 1)
+    rest = rows[:, max(whole, 1) * _LANES :]
+    lanes[:, : rest.shape[1]] += rest
+    half = _LANES // 2
+    while half:
+        above = lanes[:, half:]
+        lanes[:, : above.shape[1]] += above
+        lanes = lanes[:, :half]
+        half //= 2
+    mean: Array = lanes / lanes.dtype.type(count)
+    return mean.reshape(shape).astype(x.dtype, copy=False)
 
 
 _UFUNCS: dict[str, Callable[..., Any]] = {
@@ -890,7 +965,6 @@ _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceLogSum": lambda x, axes, keep: np.log(_sum(x.astype(np.float64), axes, keep)),
     "ReduceLogSumExp": _log_sum_exp,
     "ReduceMax": _extreme(np.maximum, True),
-    "ReduceMean": lambda x, axes, keep: np.mean(x, axes, keepdims=keep),
     "ReduceMin": _extreme(np.minimum, False),
     "ReduceProd": lambda x, axes, keep: np.multiply.reduce(x, axes, keepdims=keep, dtype=x.dtype),
     "ReduceSum": _sum,
@@ -913,7 +987,7 @@ KERNELS: dict[str, Make] = {
     "CumSum": _cumsum,
     "Einsum": _einsum,
     "Elu": _exponential(_elu),
-    "GlobalAveragePool": _global(_global_mean),
+    "GlobalAveragePool": _global(_pixel_mean),
     "GlobalMaxPool": _global(_global_max),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
@@ -929,6 +1003,7 @@ KERNELS: dict[str, Make] = {
     "Pad": _pad,
     "Pow": _pow,
     "Range": _elementwise(_range),
+    "ReduceMean": _reduce_mean,
     "Resize": _resize,
     "Selu": _exponential(_selu),
     "Softplus": _exponential(_softplus),
@@ -951,7 +1026,7 @@ SHAPED_BY: dict[str, tuple[int, ...]] = {
     "Tile": (1,),
     "TopK": (1,),
     "Unsqueeze": (1,),
-    **dict.fromkeys(_REDUCTIONS, (1,)),
+    **dict.fromkeys([*_REDUCTIONS, "ReduceMean"], (1,)),
 }
 # Operators whose result has a shape that depends on the values of their first input.
 VALUE_SHAPED = frozenset({"NonZero"})

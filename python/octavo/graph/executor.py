@@ -13,6 +13,7 @@ from octavo.errors import ModelError, UnsupportedOpError
 from octavo.graph.control import control_kernel
 from octavo.graph.ir import Graph, Node, Subgraph
 from octavo.graph.kernel import NO_ARG, REFERENCE, Arg, Attributes, Kernel
+from octavo.graph.layout import as_first, as_it_runs, is_last, shown_first
 from octavo.graph.onnx_reader import import_onnx, to_model
 from octavo.graph.operators import KERNELS, SHAPED_BY, VALUE_SHAPED
 
@@ -58,14 +59,25 @@ def _kernel_of(node: Node, graph: Graph) -> Kernel:
     control = control_kernel(node, _prepare_graph)
     if control is not None:
         return control
+    args = [_arg(name, graph) for name in node.inputs]
+    if not is_last(node):
+        return _own_kernel(node, args) or Kernel(_Reference(node), REFERENCE)
+    as_given = as_it_runs(node, args)
+    kernel = None if as_given is None else _own_kernel(as_given, args)
+    if kernel is None:
+        node, args = as_first(node, args)
+        kernel = _own_kernel(node, args) or Kernel(_Reference(node), REFERENCE)
+        kernel = shown_first(kernel, args)
+    return kernel
+
+
+def _own_kernel(node: Node, args: Sequence[Arg]) -> Kernel | None:
     make = KERNELS.get(node.op)
-    if make is not None:
-        attributes = Attributes(node.attributes)
-        attributes.version, attributes.outputs = node.version, len(node.outputs)
-        kernel = make(attributes, [_arg(name, graph) for name in node.inputs])
-        if kernel is not None:
-            return kernel
-    return Kernel(_Reference(node), REFERENCE)
+    if make is None:
+        return None
+    attributes = Attributes(node.attributes)
+    attributes.version, attributes.outputs = node.version, len(node.outputs)
+    return make(attributes, args)
 
 
 def _prepare_graph(graph: Graph) -> tuple[Callable[[Sequence[Any]], list[Any]], list[str]]:

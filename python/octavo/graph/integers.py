@@ -18,7 +18,7 @@ from octavo.array.activation import activation_bounds, table, table_function
 from octavo.array.convolution import Result
 from octavo.array.prepared import prepare
 from octavo.graph.arrays import pool_sides
-from octavo.graph.kernel import Arg, Attributes, Kernel, Make
+from octavo.graph.kernel import NCHW, NHWC, Arg, Attributes, Kernel, Make
 from octavo.graph.products import Convolution, are_float32, argument, as_float32
 
 Array = NDArray[Any]
@@ -254,15 +254,21 @@ def _activate(a: Attributes, _args: Sequence[Arg]) -> Kernel:
     return Kernel(lambda x: _core.lookup(x, codes), "lookup int8")
 
 
+def _layout(a: Attributes) -> tuple[str, slice]:
+    """Return the layout of images, and which of their axes are height and width."""
+    return (NHWC, slice(1, 3)) if a.get("layout") == NHWC else (NCHW, slice(2, 4))
+
+
 def _average_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
     x, out = a["x_qparams"], a["out_qparams"]
     params = (x.scale, x.zero_point, out.scale, out.zero_point, out.dtype)
+    layout, sizes = _layout(a)
     if "kernel_shape" not in a:
-        flat = not a.get("keepdims", 1)
+        flat, pixels = not a.get("keepdims", 1), (sizes.start, sizes.start + 1)
 
         def whole(images: Array, *_: Any) -> Array:
-            y: Array = _core.average_pool(images, *params, None)
-            return y[:, :, 0, 0] if flat else y
+            y: Array = _core.average_pool(images, *params, None, layout=layout)
+            return y.squeeze(pixels) if flat else y
 
         return Kernel(whole, "average_pool int8")
     kernel = tuple(a["kernel_shape"])
@@ -270,9 +276,9 @@ def _average_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
     ceil, include = bool(a.get("ceil_mode", 0)), bool(a.get("count_include_pad", 0))
 
     def run(images: Array) -> Array:
-        before, behind, _ = pool_sides(a, images.shape[2:], kernel)
+        before, behind, _ = pool_sides(a, images.shape[sizes], kernel)
         y: Array = _core.average_pool(
-            images, *params, kernel, strides, (*before, *behind), ceil, include
+            images, *params, kernel, strides, (*before, *behind), ceil, include, layout
         )
         return y
 
@@ -283,10 +289,13 @@ def _max_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
     kernel = tuple(a["kernel_shape"])
     strides, dilations = tuple(a.get("strides") or (1, 1)), tuple(a.get("dilations") or (1, 1))
     ceil = bool(a.get("ceil_mode", 0))
+    layout, sizes = _layout(a)
 
     def run(images: Array) -> Array:
-        before, behind, _ = pool_sides(a, images.shape[2:], kernel)
-        y: Array = _core.max_pool(images, kernel, strides, (*before, *behind), dilations, ceil)
+        before, behind, _ = pool_sides(a, images.shape[sizes], kernel)
+        y: Array = _core.max_pool(
+            images, kernel, strides, (*before, *behind), dilations, ceil, layout
+        )
         return y
 
     return Kernel(run, "max_pool int8")

@@ -57,3 +57,18 @@ class Kernel(NamedTuple):
 # Prepares an operator; None: not for these inputs. What a kernel cannot do is left to onnx's
 # reference implementation.
 Make = Callable[[Attributes, Sequence[Arg]], Kernel | None]
+
+
+# Layouts of images: channels first as in ONNX, channels last as octavo's kernels have them.
+NCHW = "NCHW"
+NHWC = "NHWC"
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """Return the order of axes that brings the channels from second place to the last."""
+    return (0, *range(2, rank), 1)
+
+
+def channels_first(rank: int) -> tuple[int, ...]:
+    """Return the order of axes that brings the channels from the last place to the second."""
+    return (0, rank - 1, *range(1, rank - 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from octavo.errors import ModelError
 from octavo.graph import passes
 from octavo.graph.ir import Graph, Subgraph
+from octavo.graph.layout import choose_layout, to_nchw
 from octavo.graph.quantized import fuse_residual, integer_operators
 
 
@@ -23,6 +24,7 @@ def optimize(graph: Graph) -> None:
 
 
 def _run_all(graph: Graph) -> None:
+    to_nchw(graph)  # of a graph that the passes have seen before
     _take_in_constants(graph)
     passes.remove_identities(graph)
     passes.fold_constants(graph, keep={"DequantizeLinear"})  # integer weights stay integers
@@ -39,6 +41,7 @@ def _run_all(graph: Graph) -> None:
     passes.fuse_bias(graph)
     passes.fuse_activation(graph)
     passes.remove_dead_code(graph)
+    choose_layout(graph)
 
 
 def _take_in_constants(graph: Graph) -> None:

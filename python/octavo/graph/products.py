@@ -12,7 +12,7 @@ from octavo import _core
 from octavo.array import QTensor
 from octavo.array.convolution import PreparedConv, Result, Window
 from octavo.graph.arrays import are_numbers, pool_sides
-from octavo.graph.kernel import NO_ARG, Arg, Attributes, Kernel, Make
+from octavo.graph.kernel import NCHW, NHWC, NO_ARG, Arg, Attributes, Kernel, Make
 from octavo.nn import Linear
 
 Array = NDArray[Any]
@@ -76,6 +76,9 @@ class Convolution:
         self._result = result
         self._transposed = transposed
         self.dims = w.ndim - 2
+        self._layout = NHWC if a.get("layout") == NHWC else NCHW
+        self._sizes = slice(1, -1) if self._layout == NHWC else slice(2, None)
+        self._row = 1 if self._layout == NHWC else 2  # where the height of a signal belongs
         self._prepared: dict[tuple[Any, ...], PreparedConv] = {}
         if a.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not a.get("output_shape"):
             self._operator((0,) * self.dims)  # and so errors come early
@@ -88,12 +91,15 @@ class Convolution:
         if x.ndim != self.dims + 2:
             raise ValueError(f"x has {x.ndim} dimensions, expected {self.dims + 2}")
         operator = (
-            next(iter(self._prepared.values())) if self._fixed else self._operator(x.shape[2:])
+            next(iter(self._prepared.values()))
+            if self._fixed
+            else self._operator(x.shape[self._sizes])
         )
         if self.dims == 2:
             return operator.run(x, None, residual)
-        more = None if residual is None else residual[:, :, None]
-        return operator.run(x[:, :, None], None, more)[:, :, 0]
+        more = None if residual is None else np.expand_dims(residual, self._row)
+        y = operator.run(np.expand_dims(x, self._row), None, more)
+        return np.squeeze(y, self._row)
 
     def _operator(self, sizes: tuple[int, ...]) -> PreparedConv:
         sides, more = self._sides(sizes)
@@ -107,7 +113,7 @@ class Convolution:
                 False,
                 self._pair("dilations", 1),
                 self._a.get("group", 1),
-                "NCHW",
+                self._layout,
                 self._transposed,
                 more,
             )
