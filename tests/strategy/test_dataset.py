@@ -76,8 +76,12 @@ def test_files_give_what_arrays_give(kind, batch_size, tmp_path):
         lambda: (x for x in X),
         OnlyItems(),
         [(x, y) for x, y in zip(X, Y, strict=True)],
+        [[x, np.array(y)] for x, y in zip(X, Y, strict=True)],
     ],
-    ids=["array", "list", "lists", "tuple", "ones", "generator", "function", "items", "pairs"],
+    ids=[
+        *("array", "list", "lists", "tuple", "ones", "generator", "function", "items", "pairs"),
+        "list pairs",
+    ],
 )
 def test_every_kind_of_source_gives_the_same_samples(source):
     x, y = flat(oc.Dataset(source, batch_size=3))
@@ -203,6 +207,14 @@ def test_samples_of_different_lengths_share_no_batch_and_keep_their_labels(label
         assert alike == sorted(alike)
 
 
+def test_labels_may_have_shapes_of_their_own():
+    boxes = [np.zeros((2, 4)), np.zeros((2, 3)), np.zeros((1, 4))]
+    for data in (oc.Dataset(X[:3], boxes), oc.Dataset(list(zip(X[:3], boxes, strict=True)))):
+        ((_, y),) = data.batches()
+        assert y.dtype == object
+        assert [each.shape for each in y] == [(2, 4), (2, 3), (1, 4)]
+
+
 def test_few_samples_wait_for_others_of_their_shape():
     taken = []
 
@@ -245,6 +257,38 @@ def test_transform_is_given_samples_or_batches_without_their_labels():
     assert np.array_equal(y, Y)
 
 
+def test_a_transform_may_write_to_what_it_is_given(tmp_path):
+    def shift(x):
+        array = x["a"] if isinstance(x, dict) else x
+        array -= 1
+        return array
+
+    before = X.copy()
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "x.npz", a=X)
+    sources = (X, list(X), {"a": X}, OnlyItems(), tmp_path / "x.npy", tmp_path / "x.npz")
+    for source in sources:
+        data = oc.Dataset(source, transform=shift)
+        for _ in range(2):
+            assert np.array_equal(flat(data)[0], before - 1)
+    assert np.array_equal(X, before)
+
+
+def test_pytorchs_data_sets_and_loaders_are_read():
+    torch = pytest.importorskip("torch", reason="NOT TESTED: torch is not installed")
+    pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    loader = torch.utils.data.DataLoader(pairs, batch_size=3)
+    for data in (oc.Dataset(pairs, batch_size=3), oc.Dataset(loader, batch_size=None)):
+        for _ in range(2):
+            batches = list(data.batches())
+            assert [len(x) for x, _ in batches] == [3, 3, 1]
+            assert np.array_equal(np.concatenate([x for x, _ in batches]), X)
+            assert np.array_equal(np.concatenate([y for _, y in batches]), Y)
+    x, y = flat(oc.Dataset(torch.tensor(X), torch.tensor(Y)))
+    assert np.array_equal(x, X)
+    assert np.array_equal(y, Y)
+
+
 def test_batches_given_as_items_pass_as_they_are_and_are_limited():
     loader = [(X[:4], Y[:4]), (X[4:], Y[4:])]
     data = oc.Dataset(loader, batch_size=None)
@@ -279,12 +323,16 @@ def test_samples_are_counted_where_that_is_possible():
         assert data
 
 
-def test_nan_passes_and_odd_arrays_are_read():
+def test_nan_passes_and_odd_arrays_are_read(tmp_path):
     odd = X[::-2].astype(">f4")
     odd[0, 0, 0] = np.nan
-    ((x, _),) = oc.Dataset(odd).batches()
-    assert np.array_equal(x, odd, equal_nan=True)
-    assert x.dtype.isnative
+    np.save(tmp_path / "x.npy", odd)
+    np.savez(tmp_path / "x.npz", odd)
+    for source in (odd, list(odd), tmp_path / "x.npy", tmp_path / "x.npz"):
+        ((x, _),) = oc.Dataset(source).batches()
+        x = x["arr_0"] if isinstance(x, dict) else x
+        assert np.array_equal(x, odd, equal_nan=True)
+        assert x.dtype.isnative
 
 
 @pytest.mark.parametrize(

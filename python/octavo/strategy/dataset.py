@@ -44,8 +44,9 @@ class Dataset:
         - the path of a folder: each ``.npy`` in it is one sample (without a batch axis), each
           ``.npz`` one sample with an array for each input, in the order of their names;
         - an iterable of items: a sample each (an array, or a dict by input name), or a pair
-          (sample, label). PyTorch's data sets and loaders are such iterables. An iterator or
-          generator gives its samples once: where several passes are needed it is refused;
+          (sample, label), which may be a list if both are arrays. PyTorch's data sets and loaders
+          are such iterables. An iterator or generator gives its samples once: where several passes
+          are needed it is refused;
         - a callable without arguments that returns such an iterable, called for each pass.
     y : array, list, path or str, optional
         A label for each sample, as an array, a list or the path of an ``.npy``; or the name of
@@ -254,14 +255,14 @@ class Dataset:
         items = source.rows(stack) if isinstance(source, _Columns) else iter(source)
         for item in items:
             x, y = item, None
-            if isinstance(item, tuple) and len(item) in (1, 2):
+            if _is_pair(item):
                 x, y = item if len(item) == 2 else (item[0], None)
                 if y is not None and (self._labels is not None or self._key is not None):
                     raise ValueError("the items of x are pairs (sample, label), and y is given too")
             if self._key is not None and self._labels is None:
                 x, y = _without_key(x, self._key)
             if self._transform is not None:
-                x = self._transform(x)
+                x = self._transform(_copied(x))  # which may write to what it is given
             yield _as_x(x), y
 
     def __repr__(self) -> str:
@@ -497,7 +498,8 @@ class _Zipped:
 
         def read(count: int) -> Array:
             content = file.read(count * row)
-            return np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+            block = np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+            return as_array(block, self._name)
 
         return read
 
@@ -571,7 +573,8 @@ def _column(x: Any, name: str) -> Any:
             x = np.asarray(x)
         except ValueError:  # lists of different lengths
             return x
-    x = as_array(x, name)
+    if not isinstance(x, np.ndarray):  # of which each batch is converted, where it must be
+        x = as_array(x, name)
     if x.ndim == 0:
         raise ValueError(f"{name} is a single value, expected the samples along axis 0")
     return x
@@ -586,7 +589,7 @@ def _reader(column: Any, stack: ExitStack) -> Read:
         nonlocal position
         block = column[position : position + count]
         position += count
-        return block if isinstance(block, list) else np.asarray(block)
+        return block if isinstance(block, list) else as_array(np.asarray(block), "x")
 
     return read
 
@@ -599,6 +602,19 @@ def _length(source: Any) -> int | None:
 
 
 # --- samples and labels ---------------------------------------------------------------------------
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether an item is (sample, label), or (sample,). PyTorch's loaders make lists of tuples."""
+    if isinstance(item, list):
+        return len(item) in (1, 2) and all(map(_is_array, item))
+    return isinstance(item, tuple) and len(item) in (1, 2)
+
+
+def _copied(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {name: _copied(each) for name, each in x.items()}
+    return x.copy() if isinstance(x, np.ndarray) else x
 
 
 def _as_x(x: Any) -> X:
@@ -618,15 +634,15 @@ def _without_key(item: Any, key: str) -> tuple[Any, Any]:
 
 def _labels_of(y: Any, count: int) -> Array:
     """Return labels of so many samples as an array: of arrays, where their shapes differ."""
-    if not isinstance(y, list):
-        y = as_array(y, "y")
+    y = [as_array(each, "y") for each in y] if isinstance(y, list) else as_array(y, "y")
     got = len(y) if isinstance(y, list) or y.ndim else 0
     if got != count:
         raise ValueError(f"{got} labels are left of y for {count} samples of x")
-    if not isinstance(y, list) or len({np.shape(each) for each in y}) == 1:
+    if not isinstance(y, list) or len({each.shape for each in y}) == 1:
         return np.asarray(y)
     labels = np.empty(len(y), object)
-    labels[:] = [np.asarray(each) for each in y]
+    for i, each in enumerate(y):  # NumPy would try to broadcast the list
+        labels[i] = each
     return labels
 
 
