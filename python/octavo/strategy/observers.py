@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo import _core
+from octavo.array.affine import choose
+from octavo.array.qparams import RANGES
 
 Range = tuple[float, float]
 
@@ -36,24 +38,26 @@ LANES = 12
 _LANE_BITS = 32
 # The sum of lane i is in units of 2^(32 i - 191): 2^-160 for the least exponent, 31 bits below it.
 _LEAST_EXPONENT = 160
-_LARGEST = 2.0**_LEAST_EXPONENT
 
 
 def exact_sums(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the sums of (k, C) values over k in fixed point, (12, C): exact to 31 bits of each.
+    """Return the sums of (k, C) values over k in fixed point, (12, C): of the upper 31 bits of each.
 
-    Magnitudes above 2^160 count as that, those below 2^-160 as 0: sums of float32 are neither.
+    Magnitudes must be below 2^160; those below 2^-160 count as 0. Sums of float32 are neither.
     """
     sums = np.zeros((LANES, values.shape[1]), np.int64)
-    fraction, exponent = np.frexp(np.clip(values, -_LARGEST, _LARGEST))
-    shift = exponent.astype(np.int64) + _LEAST_EXPONENT
-    fraction[shift < 0] = 0
-    shift = np.clip(shift, 0, 2 * _LEAST_EXPONENT)
-    wide = np.rint(np.ldexp(fraction, _LANE_BITS - 1)).astype(np.int64) << shift % _LANE_BITS
+    bits = np.ascontiguousarray(values).view(np.int64)
+    # A value is wide * 2^(32 lane - 191); exponents of float64 are biased by 1023.
+    shift = (bits >> 52 & 0x7FF) - 1022 + _LEAST_EXPONENT
+    wide = (bits & 0xFFFFFFFFFFFFF | 1 << 52) >> 22
+    wide[shift < 0] = 0
+    shift[shift < 0] = 0
+    wide <<= shift % _LANE_BITS
+    np.negative(wide, out=wide, where=bits < 0)
     lane = shift // _LANE_BITS
     if values.size:
         for i in range(int(lane.min()), int(lane.max()) + 1):
-            here = np.where(lane == i, wide, 0)
+            here = wide * (lane == i)
             sums[i] += (here & 0xFFFFFFFF).sum(0)
             sums[i + 1] += (here >> _LANE_BITS).sum(0)
     return sums
@@ -231,18 +235,207 @@ def _channel_sums(x: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 # --- ranges ---------------------------------------------------------------------------------------
 
 
-def minmax(seen: Observed, _dtype: str, _symmetric: bool) -> Range:
+def clip_range(
+    seen: Observed, method: str, dtype: str, symmetric: bool, percentile: float
+) -> Range:
+    """Return the range to quantize by, before it is widened to hold 0."""
+    if not seen.size:
+        return 0.0, 0.0
+    if method == "minmax":
+        return minmax(seen)
+    if method == "moving_average":
+        return moving_average(seen)
+    if method == "percentile":
+        return percentiles(seen, symmetric, percentile)
+    return entropy(seen, dtype, symmetric) if method == "entropy" else mse(seen, dtype, symmetric)
+
+
+METHODS = ("auto", "minmax", "moving_average", "percentile", "mse", "entropy")
+WITHOUT_HISTOGRAM = ("minmax", "moving_average")
+
+
+def minmax(seen: Observed) -> Range:
     """Return the whole range."""
     return seen.least, seen.greatest
 
 
-def moving_average(seen: Observed, dtype: str, symmetric: bool) -> Range:
+def moving_average(seen: Observed) -> Range:
     """Return the mean of the samples' own ranges; the whole one where a sample is a single value."""
     if seen.samples == seen.size:
-        return minmax(seen, dtype, symmetric)
+        return minmax(seen)
     low, high = from_exact(seen.ends) / seen.samples
     return float(np.float32(low)), float(np.float32(high))
 
 
-METHODS = {"minmax": minmax, "moving_average": moving_average}
-WITHOUT_HISTOGRAM = frozenset({"minmax", "moving_average"})
+def percentiles(seen: Observed, symmetric: bool, percentile: float) -> Range:
+    """Return the range between the percentiles of both tails, or up to that of the magnitude.
+
+    As `numpy.percentile`, with the values of a bin spread evenly over it: off by a bin at most.
+    """
+    if symmetric:
+        high = _quantile(_bins(seen, folded=True), percentile / 100)
+        return -high, high
+    bins = _bins(seen)
+    return _quantile(bins, 1 - percentile / 100), _quantile(bins, percentile / 100)
+
+
+def mse(seen: Observed, dtype: str, symmetric: bool) -> Range:
+    """Return the range of least mean squared error of the quantized values.
+
+    Both ends are brought in together, then each alone, by steps of 2^(1/2), 2^(1/4) and 2^(1/16). The
+    error of a range is that of its codes, rounding and clipping both (Sung et al. 2015, section 2),
+    with the values of a bin spread evenly over it and the integral over each bin in closed form.
+    """
+    bins = _bins(seen, joined=2)
+    low, high = _widened(seen, symmetric)
+
+    def best(lows: NDArray[np.float64], highs: NDArray[np.float64]) -> Range:
+        lows, highs = np.broadcast_arrays(lows, highs)
+        at = int(np.argmin(_squared_error(bins, lows, highs, dtype, symmetric)))
+        return float(lows[at]), float(highs[at])
+
+    shrink = 2.0 ** (-np.arange(21) / 2)
+    least, greatest = best(low * shrink, high * shrink)
+    if not symmetric:
+        least, greatest = best(low * shrink, np.array(greatest))
+        least, greatest = best(np.array(least), high * shrink)
+    for step in (4, 16):
+        near = 2.0 ** (np.arange(-2, 3) / step)
+        one, other = (near, near) if symmetric else np.meshgrid(near, near)
+        lows, highs = least * one.reshape(-1), greatest * other.reshape(-1)
+        least, greatest = best(np.maximum(lows, low), np.minimum(highs, high))
+    return least, greatest
+
+
+def entropy(seen: Observed, dtype: str, symmetric: bool) -> Range:
+    """Return the range whose codes keep most of what the distribution tells.
+
+    That of least Kullback-Leibler divergence from the distribution, what is outside moved to its
+    ends, to that of the codes spread evenly over their steps (Migacz, "8-bit Inference with TensorRT",
+    GTC 2017). Both ends are brought in together, by 2^(1/8). Exact zeros, which every range has a
+    code for, are left out.
+    """
+    bins = _bins(seen)
+    tails = bins.counts * ((bins.low != 0) | (bins.high != 0))
+    before = np.concatenate([[0.0], np.cumsum(tails)])
+    if not before[-1]:
+        return minmax(seen)
+    knots = np.stack([bins.low, bins.high], 1).reshape(-1)
+    heights = np.stack([before[:-1], before[1:]], 1).reshape(-1)
+    low, high = _widened(seen, symmetric)
+    shrink = 2.0 ** (-np.arange(57) / 8)
+    lows, highs = low * shrink, high * shrink
+    scales, zero_points = _codes(lows, highs, dtype, symmetric)
+    least, greatest = RANGES[dtype]
+    steps = greatest - least + 1
+    grid = least - 0.5 + np.arange(steps * _PARTS + 1) / _PARTS
+    found = []
+    for scale, zero_point in zip(scales, zero_points, strict=True):
+        reached = np.interp((grid - zero_point) * scale, knots, heights, 0.0, before[-1])
+        mass = np.diff(reached)
+        found.append(_divergence(mass, reached[0], before[-1] - reached[-1]))
+    at = int(np.argmin(found))
+    return float(lows[at]), float(highs[at])
+
+
+_PARTS = 8  # of a step, when distributions are compared
+
+
+def _divergence(mass: NDArray[np.float64], below: float, above: float) -> float:
+    """Return the divergence of the parts' masses, with tails, from each step's mean of them."""
+    reference = mass.copy()
+    reference[0] += below
+    reference[-1] += above
+    by_step = mass.reshape(-1, _PARTS)
+    filled = by_step > 0
+    spread = by_step.sum(1, keepdims=True) / np.maximum(filled.sum(1, keepdims=True), 1)
+    coded = (spread * filled).reshape(-1)
+    p = reference / reference.sum()
+    q = np.maximum(coded / max(coded.sum(), 1e-300), 1e-9)
+    some = p > 0
+    return float(np.sum(p[some] * np.log(p[some] / q[some])))
+
+
+class _Bins(NamedTuple):
+    """Ascending intervals that hold values, and how many; the last and first end at the extremes."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+
+def _bins(seen: Observed, folded: bool = False, joined: int = 0) -> _Bins:
+    """Return a histogram as intervals, of magnitudes if `folded`; 2^joined of its bins are one."""
+    if seen.histogram is None:
+        raise ValueError("no histogram was gathered by this method")
+    zeros, first, counts = seen.histogram
+    before, after = first % (1 << joined), -(first + counts.shape[1]) % (1 << joined)
+    counts = np.pad(counts, ((0, 0), (before, after))).reshape(2, -1, 1 << joined).sum(2)
+    keys = (first >> joined) + np.arange(counts.shape[1] + 1, dtype=np.uint32)
+    bits = (keys << np.uint32(16 + joined)).astype(np.uint32)
+    edges = bits.view(np.float32).astype(np.float64)
+    least, greatest = seen.least, seen.greatest
+    positive, negative = counts
+    if folded:
+        least, greatest = 0.0, max(-least, greatest)
+        positive, negative = positive + negative, np.zeros_like(negative)
+    low = np.concatenate([-edges[:0:-1], [0.0], edges[:-1]])
+    high = np.concatenate([-edges[-2::-1], [0.0], edges[1:]])
+    held = np.concatenate([negative[::-1], [zeros], positive])
+    some = held > 0
+    low, high = (np.clip(each[some], least, greatest) for each in (low, high))
+    return _Bins(low, high, held[some])
+
+
+def _quantile(bins: _Bins, q: float) -> float:
+    reached = np.cumsum(bins.counts)
+    place = q * (reached[-1] - 1)
+    if place <= 0 or place >= reached[-1] - 1:
+        return float(bins.low[0] if place <= 0 else bins.high[-1])
+    at = int(np.searchsorted(reached, place, side="right"))
+    count = int(bins.counts[at])
+    inside = (place - (reached[at] - count)) / (count - 1) if count > 1 else 0.5
+    low, high = bins.low[at], bins.high[at]
+    return float(np.float32(low + min(inside, 1.0) * (high - low)))
+
+
+def _widened(seen: Observed, symmetric: bool) -> Range:
+    low, high = min(seen.least, 0.0), max(seen.greatest, 0.0)
+    return (-max(-low, high), max(-low, high)) if symmetric else (low, high)
+
+
+def _codes(
+    lows: NDArray[np.float64], highs: NDArray[np.float64], dtype: str, symmetric: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return scale and zero point of each range."""
+    ends = lows.astype(np.float32), highs.astype(np.float32)
+    scale, zero_point = choose(*ends, dtype, symmetric)
+    return scale.astype(np.float64), zero_point.astype(np.float64)
+
+
+def _squared_error(
+    bins: _Bins,
+    lows: NDArray[np.float64],
+    highs: NDArray[np.float64],
+    dtype: str,
+    symmetric: bool,
+) -> NDArray[np.float64]:
+    """Return the sum of squared errors of all values, for each of the ranges."""
+    scale, zero_point = (each[:, None] for each in _codes(lows, highs, dtype, symmetric))
+    least, greatest = (each - zero_point for each in RANGES[dtype])
+    low, high = bins.low / scale, bins.high / scale
+    width = high - low
+    point = width <= 1e-6 * np.maximum(np.abs(low), np.abs(high))
+    area = _error_area(high, least, greatest) - _error_area(low, least, greatest)
+    at_point = (low - np.rint(np.clip(low, least, greatest))) ** 2
+    mean = np.where(point, at_point, area / np.where(point, 1.0, width))
+    return np.asarray((mean * bins.counts).sum(1) * scale[:, 0] ** 2)
+
+
+def _error_area(
+    t: NDArray[np.float64], least: NDArray[np.float64], greatest: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the integral from 0 to t of the squared distance to the next code; steps are 1 wide."""
+    inside = np.clip(t, least, greatest)
+    code = np.rint(inside)
+    return code / 12 + (inside - code) ** 3 / 3 + (t - inside) ** 3 / 3

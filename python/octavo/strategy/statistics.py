@@ -15,7 +15,8 @@ from octavo.array.affine import choose
 from octavo.array.interop import dtype_name
 from octavo.array.qparams import RANGES, QParams
 from octavo.graph.native_file import replacing
-from octavo.strategy.observers import LANES, METHODS, Channels, Histogram, Observed, Range
+from octavo.strategy import observers
+from octavo.strategy.observers import LANES, Channels, Histogram, Observed, Range
 
 _FORMAT = "octavo.statistics"
 _VERSION = 1
@@ -27,6 +28,10 @@ class Position(NamedTuple):
 
     batches: int = 0
     checksum: int = 0
+
+
+# What "auto" takes for a value: the name of the way, and the range.
+Choice = tuple[str, Range]
 
 
 class Statistics:
@@ -43,9 +48,28 @@ class Statistics:
         The percentile of the method of that name.
     samples : int
         How many samples were seen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import octavo as oc
+    >>> from octavo.graph import Graph, Model, Node, Value
+    >>> x, y = Value("x", "float32", ("n", 2)), Value("y", "float32", ("n", 2))
+    >>> model = Model(Graph("net", [x], [y], [Node("relu", "Relu", ["x"], ["y"])], {}, {}))
+    >>> a = oc.calibrate(model, np.array([[-1.0, 2.0]]), method="minmax")
+    >>> b = oc.calibrate(model, np.array([[3.0, -5.0]]), method="minmax")
+    >>> print(a | b)
+    2 samples, minmax
+    value  least  greatest  taken from  to  by
+    x         -5         3          -5   3  minmax
+    y          0         3           0   3  minmax
+    >>> (a | b).channel_mean("x", -1)
+    array([ 1. , -1.5])
+    >>> a | b == b | a
+    True
     """
 
-    __slots__ = ("_observed", "_position", "method", "percentile", "samples")
+    __slots__ = ("_choices", "_observed", "_position", "method", "percentile", "samples")
 
     def __init__(
         self,
@@ -54,7 +78,9 @@ class Statistics:
         method: str,
         percentile: float,
         position: Position | None,
+        choices: Mapping[str, Choice] | None = None,
     ) -> None:
+        self._choices = dict(choices or {})
         self._observed = dict(observed)
         self._position = position
         self.samples = samples
@@ -137,7 +163,30 @@ class Statistics:
     def clip_range(self, name: str, dtype: str = "uint8", *, symmetric: bool = False) -> Range:
         """Return the range that `qparams` is made for, before it is widened to hold 0; as it."""
         kind = dtype_name(dtype, tuple(RANGES))
-        return METHODS[self.method](self._seen(name), kind, symmetric)
+        seen = self._seen(name)
+        if name in self._choices:
+            return self._choices[name][1]
+        return observers.clip_range(seen, self.method, kind, symmetric, self.percentile)
+
+    def taken(self, name: str) -> str:
+        """Return the name of the method that the range of a value comes from; "auto" chooses one.
+
+        A value that "auto" could measure no error of (nothing computes with it, or the statistics
+        were merged since) has its range by "mse".
+        """
+        self._get(name)
+        if name in self._choices:
+            return self._choices[name][0]
+        return "mse" if self.method == "auto" else self.method
+
+    def observed(self, name: str) -> Observed:
+        """Return all that is kept of a value; errors as `range`."""
+        return self._seen(name)
+
+    def with_choices(self, choices: Mapping[str, Choice]) -> Statistics:
+        """Return the same with ranges chosen for some values, which go before those of the method."""
+        args = self._observed, self.samples, self.method, self.percentile, self._position
+        return Statistics(*args, choices)
 
     def _get(self, name: str) -> Observed:
         seen = self._observed.get(name)
@@ -199,12 +248,19 @@ class Statistics:
         names = sorted(self._observed)
         parts = _packed([self._observed[name] for name in names])
         kept = tuple(each.tobytes() for each in parts.values())
-        return self.method, self.percentile, self.samples, names, kept
+        return self.method, self.percentile, self.samples, names, kept, self._choices
 
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._observed, self.samples, self.method, self.percentile, self._position
+        return (
+            self._observed,
+            self.samples,
+            self.method,
+            self.percentile,
+            self._position,
+            self._choices,
+        )
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]
@@ -219,6 +275,7 @@ class Statistics:
             "method": self.method,
             "percentile": self.percentile,
             "position": self._position,
+            "choices": self._choices,
         }
         text = np.frombuffer(json.dumps(head).encode(), np.uint8)
         with replacing(path) as file:
@@ -251,6 +308,10 @@ class Statistics:
                 str(head["method"]),
                 float(head["percentile"]),
                 None if position is None else Position(*map(int, position)),
+                {
+                    name: (str(way), (float(low), float(high)))
+                    for name, (way, (low, high)) in head["choices"].items()
+                },
             )
         except FileNotFoundError:
             raise
@@ -265,21 +326,30 @@ class Statistics:
             "method": self.method,
             "samples": self.samples,
             "values": {
-                name: {"range": list(self.range(name)), "taken": list(self.clip_range(name))}
+                name: {
+                    "range": list(self.range(name)),
+                    "taken": list(self.clip_range(name)),
+                    "method": self.taken(name),
+                }
                 for name in self
                 if self.finite(name)
             },
         }
 
     def __str__(self) -> str:
-        head = ("value", "least", "greatest", "taken from", "to")
-        rows: list[tuple[str, ...]] = [head]
+        rows: list[tuple[str, ...]] = [("value", "least", "greatest", "taken from", "to", "by")]
         for name in self:
-            ends = (*self.range(name), *self.clip_range(name)) if self.finite(name) else ("-",) * 4
-            rows.append((name, *(each if each == "-" else f"{each:.4g}" for each in ends)))
+            if self.finite(name):
+                ends = (f"{each:.4g}" for each in (*self.range(name), *self.clip_range(name)))
+                rows.append((name, *ends, self.taken(name)))
+            else:
+                rows.append((name, *"----", "not finite"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])))
+            "  ".join(
+                cell.rjust(width) if 0 < i < 5 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
             for row in rows
         ]
         return "\n".join((f"{self.samples} samples, {self.method}", *lines))
