@@ -61,7 +61,7 @@ def _folder(tmp_path, monkeypatch):
 
 def figures(capsys, *arguments):
     assert cli.main(["evaluate", *arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
 def test_models_are_compared_with_the_first_one(capsys):
@@ -94,6 +94,13 @@ def test_functions_of_the_current_folder_are_found(capsys):
     assert report["rows"][0]["value"] == pytest.approx(np.mean(Y != 0))
     made = figures(capsys, "exact.octavo", "--data", "functions_of_mine:samples")
     assert made["samples"] == 5
+
+
+def test_what_is_infinite_is_a_string_in_json(capsys):
+    assert (
+        figures(capsys, "exact.octavo", "--data", "x.npy", "--metric", "sqnr")["rows"][0]["value"]
+        == "inf"
+    )
 
 
 def test_batch_limit_and_threads_apply(capsys):

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -169,6 +170,41 @@ def test_it_prints_as_a_table_and_as_html():
     assert cells[6:12] == ["float32", "0.8830", "2.000", "3.000", "1.00x", "4.00"]
     with pytest.raises(KeyError, match="int4"):
         made["int4"]
+
+
+class Axes:
+    """What a picture calls, noted."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def __getattr__(self, name):
+        return lambda *args, **_: self.seen.setdefault(name, []).append(args)
+
+
+def test_it_is_drawn_without_what_is_infinite(models, monkeypatch):
+    made = oc.evaluate(models, X, "sqnr")
+    axes = Axes()
+    assert made.plot(axes) is axes
+    (ms, values, _) = axes.seen["plot"][0]
+    assert (ms, values) == ([made["rounded"].median * 1e3], [made["rounded"].value])
+    assert axes.seen["annotate"][0][0] == " rounded, 0.00 MB"
+    assert "invert_yaxis" not in axes.seen
+    made._replace(greater_is_better=False).plot(axes)
+    assert "invert_yaxis" in axes.seen
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"octavo\[plot\]"):
+        made.plot()
+
+
+def test_it_is_drawn_by_matplotlib(models):
+    matplotlib = pytest.importorskip("matplotlib", reason="NOT TESTED: no matplotlib")
+    matplotlib.use("agg")
+    axes = oc.evaluate(models, X).plot()
+    assert axes.get_ylabel() == "agreement"
+    assert len(axes.texts) == 2
+    matplotlib.pyplot.close("all")
 
 
 def test_it_is_saved_and_loaded(models, tmp_path):

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
-from octavo.strategy import report
+from octavo.strategy import report as reports
 
 _progress_width = 0
 
@@ -74,9 +74,9 @@ def ratio(value: float) -> str:
 
 
 def print_json(report: Mapping[str, object]) -> None:
-    """Print a report as JSON."""
+    """Print a report as JSON; what is not finite as a string, which `float` reads."""
     clear_progress()
-    print(json.dumps(report, indent=2))
+    print(json.dumps(reports.finite(report), indent=2, allow_nan=False))
 
 
 def print_text(text: str = "") -> None:
@@ -115,4 +115,4 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         width = max(needed, shutil.get_terminal_size().columns)
         importlib.import_module("rich.console").Console(width=width).print(table)
         return
-    print(report.table(headers, rows))
+    print(reports.table(headers, rows))

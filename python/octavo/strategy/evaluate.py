@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from operator import length_hint
@@ -100,6 +101,32 @@ class Evaluation(NamedTuple):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the figures as JSON."""
         report.write_json(path, _KIND, _VERSION, self.to_dict())
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the metric over the milliseconds of a call; return the axes.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, optional
+            Where to draw; new ones if not given.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed (the extra "plot").
+        """
+        ax = report.axes(ax)
+        shown = [row for row in self.rows if math.isfinite(row.value)]
+        ax.plot([row.median * 1e3 for row in shown], [row.value for row in shown], "o")
+        for row in shown:
+            size = "" if row.nbytes is None else f", {row.nbytes / 1e6:.2f} MB"
+            ax.annotate(f" {row.name}{size}", (row.median * 1e3, row.value))
+        ax.set_xlabel(f"ms a call of {_count(self.batch, 'sample')}")
+        ax.set_ylabel(self.metric)
+        ax.set_xlim(left=0)
+        if not self.greater_is_better:
+            ax.invert_yaxis()  # what is better is above
+        return ax
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def write_json(path: str | os.PathLike[str], kind: str, version: int, facts: Any
     import tempfile
 
     head = {"format": f"octavo.{kind}", "version": version, "octavo": _core.__version__}
-    text = json.dumps(head | _finite(facts), indent=1, allow_nan=False)
+    text = json.dumps(head | finite(facts), indent=1, allow_nan=False)
     target = os.path.abspath(os.fspath(path))
     with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as beside:
         made = os.path.join(beside, "made.json")
@@ -63,12 +64,17 @@ def write_json(path: str | os.PathLike[str], kind: str, version: int, facts: Any
         os.replace(made, target)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value of plain Python with what is not finite as a string, for JSON.
+
+    >>> finite({"sqnr": [float("inf"), 3.0]})
+    {'sqnr': ['inf', 3.0]}
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+        return {name: finite(each) for name, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: str | os.PathLike[str], kind: str, version: int) -> dict[str, Any]:
@@ -95,3 +101,14 @@ def read_json(path: str | os.PathLike[str], kind: str, version: int) -> dict[str
             f"expected 1 to {version}: it is of another octavo"
         )
     return dict(facts)
+
+
+def axes(ax: Any) -> Any:
+    """Return matplotlib axes to draw on, new ones where `ax` is None."""
+    if ax is not None:
+        return ax
+    try:
+        plt: Any = importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'octavo[plot]'") from error
+    return plt.subplots()[1]
