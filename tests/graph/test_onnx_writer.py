@@ -100,7 +100,7 @@ def test_weights_in_groups_are_read_again_to_the_same_bits(dtype, form, tmp_path
     if form == "DequantizeLinear":
         assert proto.opset_import[0].version == 21
         (y,) = reference(proto, {"x": x})
-        assert np.abs(y - model(x)).max() < 0.02 * np.abs(y).max()  # x in 8 bits
+        assert np.abs(y - model(x)).max() < 0.08 * np.abs(y).max()  # x in 8 bits
 
 
 # --- what a model holds besides -------------------------------------------------------------------

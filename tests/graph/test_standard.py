@@ -204,16 +204,37 @@ def test_4_bit_blocks_of_other_tools_survive():
     same_bits(fused(x), model(x))
 
 
-def test_float16_weights_are_cast_where_values_are_float32():
-    w = floats(6, 4).astype(np.float16)
-    x, y = Value("x", "float32", ("n", 6)), Value("y", "float32", ("n", 4))
-    node = Node("product", "MatMul", ["x", "w"], ["y"], {}, 13)
-    constants = {"w": oc.QTensor(w, 1.0)}
+HALF = {
+    "MatMul": (("n", 6), {"w": (6, 4)}),
+    "Gemm": (("n", 6), {"w": (6, 4), "b": (4,)}),
+    "Conv": (("n", 6, 9, 9), {"w": (4, 6, 3, 3), "b": (4,)}),
+    "ConvTranspose": (("n", 6, 9, 9), {"w": (6, 4, 3, 3)}),
+}
+
+
+@pytest.mark.parametrize("operator", HALF)
+def test_float16_weights_are_cast_where_values_are_float32_and_stay_16_bits_wide(operator):
+    shape, sizes = HALF[operator]
+    x, y = Value("x", "float32", shape), Value("y", "float32")
+    node = Node("product", operator, ["x", *sizes], ["y"], {"activation": "relu"}, 13)
+    constants = {name: floats(*size) for name, size in sizes.items()}
+    constants["w"] = oc.QTensor(constants["w"].astype(np.float16), 1.0)
     model = Model(Graph("net", [x], [y], [node], constants, {"x": x, "y": y}))
     standard, fused = there_and_back(model)
-    assert [node.op for node in standard.graph.nodes] == ["Cast", "MatMul"]
-    given = floats(3, 6)
-    same_bits(fused(given), model(given))
+    assert [node.op for node in standard.graph.nodes] == ["Cast", operator, "Relu"]
+    assert fused.layers[-1].kernel == model.layers[0].kernel
+    assert "float16" in model.layers[0].kernel
+    given = values_for(model)
+    same_bits(fused(**given), model(**given))
+    same_bits(standard(**given), model(**given))
+
+
+def test_a_bias_is_added_to_products_of_float16_weights():
+    body = """net (float[n, 7, 6] x) => (float[n, 7, 4] y) {
+        k = Cast <to = 1> (w) m = MatMul(x, k) s = Add(m, b) y = Relu(s) }"""
+    model = oc.load(net(body, w=floats(6, 4).astype(np.float16), b=floats(4)))
+    assert [layer.kernel for layer in model.layers] == ["linear float16"]
+    check(model, exact_as_written=True)
 
 
 def test_moves_of_codes_that_nobody_reads_stay_moves_of_codes():
@@ -235,6 +256,13 @@ def test_graphs_inside_are_taken_apart_too():
     x = floats(3, 6)
     for taken in (True, False):
         same_bits(fused(x=x, c=np.array(taken)), model(x=x, c=np.array(taken)))
+
+
+def test_names_of_values_that_codes_stand_for_are_kept():
+    model = oc.load(net(CHAIN, **CHAIN_CONSTANTS))
+    standard = standard_form(model.graph)
+    quantized = [node.inputs[0] for node in standard.nodes if node.op == "QuantizeLinear"]
+    assert {"x", "c0", "r"} <= set(quantized)  # c1's name went when the sum was fused
 
 
 def test_the_graph_that_is_given_is_not_changed():

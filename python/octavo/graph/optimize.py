@@ -27,6 +27,7 @@ def _run_all(graph: Graph) -> None:
     to_nchw(graph)  # of a graph that the passes have seen before
     _take_in_constants(graph)
     passes.remove_identities(graph)
+    passes.keep_half_weights(graph)
     passes.fold_constants(graph, keep={"DequantizeLinear"})  # integer weights stay integers
     passes.remove_dead_code(graph)
     passes.fuse_functions(graph)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.array import QTensor
 from octavo.graph.executor import prepare_node
 from octavo.graph.ir import Graph, Node
 
@@ -112,6 +113,10 @@ def remove_dead_code(graph: Graph) -> None:
     graph.constants = {name: each for name, each in graph.constants.items() if name in needed}
 
 
+# Operators whose second input may be weights.
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
 # --- fusion ---------------------------------------------------------------------------------------
 
 
@@ -173,15 +178,29 @@ def fold_batch_norm(graph: Graph) -> None:
         _absorb(graph, conv, norm)
 
 
+def keep_half_weights(graph: Graph) -> None:
+    """Let products and convolutions read float16 weights that are cast for them: they widen them."""
+    producers = graph.producers()
+    for node in graph.nodes:
+        cast = producers.get(node.input(1)) if node.op in _WEIGHTED else None
+        half = None if cast is None or cast.op != "Cast" else graph.array(cast.inputs[0])
+        if half is not None and half.dtype == np.float16 and _is_float32(graph, node.inputs[1]):
+            name = graph.new_name(f"{node.name}.weight")
+            graph.constants[name] = QTensor(half, 1.0)
+            node.inputs[1] = name
+
+
 def fuse_bias(graph: Graph) -> None:
     """Fold the addition of a constant for each output into a convolution or product."""
     uses = graph.uses()
     for node in [n for n in graph.nodes if n.op in ("Conv", "ConvTranspose", "MatMul")]:
         add = only_use(uses, node.outputs[0])
-        if add is None or add.op != "Add" or not _is_float32(graph, *node.inputs, *add.inputs):
+        w = graph.constants.get(node.inputs[1])
+        plain = node.inputs[:1] + node.inputs[2:] if isinstance(w, QTensor) else node.inputs
+        if add is None or add.op != "Add" or not _is_float32(graph, *plain, *add.inputs):
             continue
         other = add.inputs[1] if add.inputs[0] == node.outputs[0] else add.inputs[0]
-        addend, w = graph.array(other), graph.array(node.inputs[1])
+        addend = graph.array(other)
         if addend is None or w is None or (node.input(2) and graph.array(node.input(2)) is None):
             continue
         if node.op == "MatMul":
@@ -226,7 +245,7 @@ def clip_of(graph: Graph, node: Node) -> Any:
 def fuse_activation(graph: Graph) -> None:
     """Fold Relu and Clip into the convolution or product before them: clamps change no other bit."""
     uses = graph.uses()
-    for node in [n for n in graph.nodes if n.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")]:
+    for node in [n for n in graph.nodes if n.op in _WEIGHTED]:
         follower = only_use(uses, node.outputs[0])
         if follower is None or "activation" in node.attributes:
             continue

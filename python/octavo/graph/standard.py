@@ -124,13 +124,14 @@ class _Form:
         self.blocks = blocks
         self.readings = _readings(graph)
         plain: dict[str, Constant] = {
-            n: c for n, c in graph.constants.items() if not isinstance(c, QTensor)
+            name: each for name, each in graph.constants.items() if not isinstance(each, QTensor)
         }
-        self.graph = Graph(
-            graph.name, graph.inputs, graph.outputs, [], plain, dict(graph.values), graph.metadata
-        )
         made = {name for node in graph.nodes for name in (*node.outputs, *node.implicit)}
-        self._taken = {*plain, *graph.values, *made, *(value.name for value in graph.inputs)}
+        self._taken = {*plain, *made, *(value.name for value in graph.inputs)}
+        known = {name: value for name, value in graph.values.items() if name in self._taken}
+        self.graph = Graph(
+            graph.name, graph.inputs, graph.outputs, [], plain, known, graph.metadata
+        )
         self._layers = {node.name for node in graph.nodes}
         self._params: dict[QParams, list[str]] = {}
         self._real: dict[tuple[str, QParams], str] = {}
@@ -196,6 +197,11 @@ class _Form:
             self.add(self.beside(codes, "dequantize"), "DequantizeLinear", inputs, [name])
             self._real[codes, q] = name
         return self._real[codes, q]
+
+    def real_of(self, node: Node, codes: str) -> str:
+        """Return the name of a new value for codes that a node makes, its own where it is known."""
+        known = node.attributes.get("real") if codes == node.outputs[0] else None
+        return self.like(known or f"{codes}.real", codes)
 
     def quantize(self, layer: str, x: str, codes: str, q: QParams) -> None:
         """Make codes of values."""
@@ -278,7 +284,7 @@ class _Form:
     ) -> None:
         """Add an operator, its activation and QuantizeLinear, if there are; the last makes `output`."""
         last = output or node.outputs[0]
-        real = last if out is None else self.like(f"{last}.real", last)
+        real = last if out is None else self.real_of(node, last)
         before = real if activation is None else self.like(f"{last}.before", last)
         own = _attributes(node) if attributes is None else attributes
         self.add(node.name, op, inputs, [before], own, max(node.version, _QDQ))
@@ -392,7 +398,7 @@ def _conv(form: _Form, node: Node) -> None:
     form.graph.values[own] = form.graph.value(y)._replace(name=own)
     form.chain(node, op, inputs, a.get("activation"), out, own)
     assert out is not None  # or there were no codes to add to
-    add = Node(form.beside(node.name, "add"), "Add", [], [y])
+    add = Node(form.beside(node.name, "add"), "Add", [], [y], {"real": a.get("real")})
     pair = [form.real(own, out), form.real(node.inputs[3], a["residual_qparams"])]
     form.chain(add, "Add", pair, a.get("sum_activation"), total)
 
@@ -424,7 +430,8 @@ def _product(
         return
     product = form.like(f"{y}.product", y)
     form.add(node.name, "MatMul", pair, [product], {}, max(node.version, _QDQ))
-    add = Node(form.beside(node.name, "add"), "Add", [], [y])
+    more = {"real": node.attributes.get("real")}
+    add = Node(form.beside(node.name, "add"), "Add", [], [y], more)
     form.chain(add, "Add", [product, bias], activation, out)
 
 
@@ -495,7 +502,7 @@ def _activate(form: _Form, node: Node) -> None:
     if a["activation"] == "identity":
         form.quantize(node.name, x, y, a["out_qparams"])
         return
-    real = form.like(f"{y}.real", y)
+    real = form.real_of(node, y)
     form.function(node.name, a["activation"], x, real)
     form.quantize(form.beside(node.name, "quantize"), real, y, a["out_qparams"])
 
