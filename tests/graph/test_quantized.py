@@ -168,6 +168,13 @@ CASES = {
         ["octavo.AveragePool"],
         1,
     ),
+    "a mean that is flattened before it is quantized": (
+        f"""net (uint8[n, 6, h, w] x) => (uint8[c, n] y) {{
+            {IN} m = GlobalAveragePool(a) r = Flatten(m) f = Transpose(r) {OUT} }}""",
+        {**X, **Y},
+        ["octavo.AveragePool", "Flatten", "Transpose"],
+        1,
+    ),
     "Concat": (
         f"""net (uint8[n, 6] x, uint8[n, 6] z) => (uint8[n, 12] y) {{
             {IN} {TWO} f = Concat <axis = 1> (a, b) {OUT} }}""",
@@ -228,6 +235,13 @@ def test_an_operator_between_codes_becomes_one_on_codes(case):
         difference = np.abs(got.astype(int) - wanted)
         assert difference.max() <= most
         assert np.count_nonzero(difference) <= 0.02 * got.size
+
+
+def test_what_others_read_is_not_quantized_early():
+    body = f"""net (uint8[n, 6, h, w] x) => (uint8[n, c] y, float[n, c] r) {{
+        {IN} m = GlobalAveragePool(a) r = Flatten(m) y = QuantizeLinear(r, ys, yz) }}"""
+    left = ["DequantizeLinear", "GlobalAveragePool", "Flatten", "QuantizeLinear"]
+    assert operators(oc.load(net(body, **X, **Y), strict=True)) == left
 
 
 def test_a_convolution_gives_the_bits_of_the_operator():

@@ -63,6 +63,7 @@ def integer_operators(graph: Graph) -> None:
         lower = _QOPERATORS.get(node.op)
         if lower is not None:
             lower(graph, node)
+    _quantize_early(graph)
     found = _Quantized(graph)
     for node in list(graph.nodes):
         fuse = _PATTERNS.get(node.op)
@@ -103,6 +104,45 @@ def infer_dtypes(graph: Graph) -> None:
         known = "." not in op and (op in _DTYPE_OF or op == node.op)
         if known and dtype is not None:
             graph.values[first] = Value(first, dtype, graph.value(first).shape)
+
+
+# Each value goes somewhere, once: its code may go there instead.
+_REORDERING = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def _quantize_early(graph: Graph) -> None:
+    """Let QuantizeLinear come before what moves values, so that what makes them can make codes."""
+    producers, uses = graph.producers(), graph.uses()
+    for node in list(graph.nodes):
+        if node.op.split(".")[-1] != "QuantizeLinear" or node.attributes.get("block_size", 0):
+            continue
+        codes = graph.value(node.outputs[0])
+        if one_scale(graph, node.inputs[1], node.input(2), codes.dtype) is None:
+            continue
+        moves: list[Node] = []  # from the last to the first
+        source, reader = node.inputs[0], node
+        maker = producers.get(source)
+        while maker is not None and only_use(uses, source) is reader and maker.op in _REORDERING:
+            moves.append(maker)
+            source, reader = maker.inputs[0], maker
+            maker = producers.get(source)
+        if not moves or maker is None or only_use(uses, source) is not reader:
+            continue
+        if maker.op not in _PATTERNS or maker.op in (*MOVES, "QuantizeLinear"):
+            continue
+        result = node.outputs[0]
+        node.inputs[0], node.outputs = source, [graph.new_name(f"{source}_codes")]
+        graph.values[node.outputs[0]] = graph.value(source)._replace(
+            name=node.outputs[0], dtype=codes.dtype
+        )
+        moves[-1].inputs[0] = node.outputs[0]
+        for move in moves[1:]:
+            value = graph.value(move.outputs[0])
+            graph.values[value.name] = value._replace(dtype=codes.dtype)
+        moves[0].outputs = [result]
+        graph.nodes.remove(node)
+        graph.nodes.insert(graph.nodes.index(moves[-1]), node)
+        producers, uses = graph.producers(), graph.uses()
 
 
 # --- constants ------------------------------------------------------------------------------------
