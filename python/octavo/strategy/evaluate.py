@@ -73,7 +73,7 @@ class Evaluation(NamedTuple):
             lines.append(
                 (
                     row.name,
-                    f"{row.value:.4f}",
+                    f"{row.value:.4f}" if abs(row.value) < 10 else f"{row.value:.2f}",
                     f"{row.median * 1e3:.3f}",
                     f"{row.p99 * 1e3:.3f}",
                     *((faster,) if several else ()),
@@ -123,7 +123,7 @@ class Evaluation(NamedTuple):
             ax.annotate(f" {row.name}{size}", (row.median * 1e3, row.value))
         ax.set_xlabel(f"ms a call of {_count(self.batch, 'sample')}")
         ax.set_ylabel(self.metric)
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.4 * max((row.median * 1e3 for row in shown), default=1.0))
         if not self.greater_is_better:
             ax.invert_yaxis()  # what is better is above
         return ax
