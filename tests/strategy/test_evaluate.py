@@ -216,7 +216,10 @@ def test_it_is_saved_and_loaded(models, tmp_path):
     facts = json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail)
     assert (facts["format"], facts["version"]) == ("octavo.evaluation", 1)
     assert made.to_dict()["rows"][0]["name"] == "exact"
-    assert [each.name for each in tmp_path.iterdir()] == ["e.json"]
+    before = (tmp_path / "e.json").read_bytes()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        made._replace(isa=object()).save(tmp_path / "e.json")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("e.json", before)]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 import octavo as oc
 from octavo.cli import terminal
 from octavo.graph import Model
+from octavo.graph.native_file import replacing
 
 
 def add_command(
@@ -84,13 +84,8 @@ def read_feeds(model: Model, path: str) -> dict[str, np.ndarray[Any, Any]]:
 
 def write(results: dict[str, Any], path: str) -> None:
     """Write outputs to an .npz; an interruption leaves what was there."""
-    import tempfile
-
-    folder = os.path.dirname(os.path.abspath(path))
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        made = os.path.join(beside, "outputs.npz")
-        np.savez(made, **results)
-        os.replace(made, path)
+    with replacing(path) as file:
+        np.savez(file, **results)
 
 
 def summary(y: Any) -> dict[str, Any]:

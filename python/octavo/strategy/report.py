@@ -52,16 +52,13 @@ def write_json(path: str | os.PathLike[str], kind: str, version: int, facts: Any
     What is not finite is written as a string, which `float` reads: JSON has no such numbers.
     """
     import json
-    import tempfile
+
+    from octavo.graph.native_file import replacing
 
     head = {"format": f"octavo.{kind}", "version": version, "octavo": _core.__version__}
     text = json.dumps(head | finite(facts), indent=1, allow_nan=False)
-    target = os.path.abspath(os.fspath(path))
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as beside:
-        made = os.path.join(beside, "made.json")
-        with open(made, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.replace(made, target)
+    with replacing(path) as file:
+        file.write(text.encode() + b"\n")
 
 
 def finite(value: Any) -> Any:
