@@ -23,6 +23,9 @@ TYPES = {
         "(x: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:"
     ),
     ") -> typing.Any:": ") -> numpy.ndarray:",
+    "def shape(self, x: typing.SupportsInt | typing.SupportsIndex) -> tuple:": (
+        "def shape(self, x: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, ...]:"
+    ),
     "isa_context: _contextvars.ContextVar": "isa_context: _contextvars.ContextVar[str | None]",
     "threads_context: _contextvars.ContextVar": (
         "threads_context: _contextvars.ContextVar[int | None]"
@@ -40,6 +43,13 @@ def generate(folder: Path) -> str:
     text = re.sub(
         r"(class ConvOp:.*?out: numpy\.ndarray \| None = None)\)",
         r"\1, residual: numpy.ndarray | None = None)",
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )
+    text = re.sub(
+        r"(class Plan:.*?)\(self, x: numpy\.ndarray, out: .*? = None\) -> numpy\.ndarray:",
+        r"\1(self, *inputs: numpy.ndarray) -> tuple[numpy.ndarray, ...] | None:",
         text,
         count=1,
         flags=re.DOTALL,

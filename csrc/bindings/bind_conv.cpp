@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bindings/context.h"
+#include "bindings/conv_call.h"
 #include "bindings/epilogue_arguments.h"
 #include "bindings/fastcall.h"
 #include "bindings/image_arguments.h"
@@ -179,40 +180,6 @@ std::unique_ptr<Conv> make_conv(const py::object& w, const py::object& w_scale,
   return Conv::prepare(spec, *context.table, context.threads);
 }
 
-Type result_type(const Conv& conv) {
-  if (conv.output() == OutputKind::kF32) return Type::kFloat32;
-  if (conv.output() == OutputKind::kS32) return Type::kInt32;
-  return conv.result_is_signed() ? Type::kInt8 : Type::kUInt8;
-}
-
-Conv::Shape shape_of(const Conv& conv, const Shape& sizes) {
-  if (conv.spec().channels_last) return {sizes[0], sizes[3], sizes[1], sizes[2]};
-  return {sizes[0], sizes[1], sizes[2], sizes[3]};
-}
-
-// Throws ValueError unless x has 4 dimensions and the channels of the weights.
-Shape result_shape(const Conv& conv, const Shape& x) {
-  if (x.size() != 4)
-    raise_value("x must have 4 dimensions (",
-                conv.spec().channels_last ? "batch, height, width, channels"
-                                          : "batch, channels, height, width",
-                "), got ", shape_text(x));
-  const Conv::Shape shape = shape_of(conv, x);
-  if (shape.channels != conv.spec().in_c)
-    raise_value("w has in_channels=", conv.spec().in_c, ", x has ", shape.channels,
-                " channels (its ", conv.spec().channels_last ? "last" : "second",
-                " axis); they must be equal");
-  const Conv::Shape y = conv.output_shape(shape);
-  int64_t values = 8;
-  for (int64_t size : {y.batch, y.channels, y.height, y.width}) {
-    if (__builtin_mul_overflow(values, size, &values))
-      raise_value("the result would have ", y.batch, " x ", y.channels, " x ", y.height, " x ",
-                  y.width, " values, more than memory can hold");
-  }
-  if (conv.spec().channels_last) return {y.batch, y.height, y.width, y.channels};
-  return {y.batch, y.channels, y.height, y.width};
-}
-
 PyObject* call_conv(const Conv& conv, PyObject* x_object, PyObject* out_object,
                     PyObject* residual_object) {
   const ArrayView x = view_of(x_object, "x");
@@ -221,10 +188,9 @@ PyObject* call_conv(const Conv& conv, PyObject* x_object, PyObject* out_object,
   const Type type = type_of(x);
   Conv::Input input{};
   input.is_float = type == Type::kFloat32;
-  const Type codes = conv.spec().x_is_signed ? Type::kInt8 : Type::kUInt8;
-  if (!input.is_float && (conv.is_dynamic() || type != codes))
+  if (!takes(conv, type))
     raise_type("x must be float32", conv.is_dynamic() ? "" : " or ",
-               conv.is_dynamic() ? "" : type_name(codes), ", got ", dtype_name(x));
+               conv.is_dynamic() ? "" : type_name(code_type(conv)), ", got ", dtype_name(x));
   input.shape = shape_of(conv, x_shape);
 
   const bool has_residual = residual_object && residual_object != Py_None;
@@ -235,7 +201,7 @@ PyObject* call_conv(const Conv& conv, PyObject* x_object, PyObject* out_object,
   py::array residual_copy = no_array();
   if (has_residual) {
     residual = view_of(residual_object, "residual");
-    const Type wanted = conv.spec().residual.is_signed ? Type::kInt8 : Type::kUInt8;
+    const Type wanted = residual_type(conv);
     if (type_of(residual) != wanted)
       raise_type("residual must be ", type_name(wanted), ", got ", dtype_name(residual));
     if (residual.ndim != 4 || !std::equal(shape.begin(), shape.end(), residual.shape))
@@ -259,9 +225,7 @@ PyObject* call_conv(const Conv& conv, PyObject* x_object, PyObject* out_object,
   const CallContext context = call_context();
   bool fits = true;
   {
-    const ConvSpec& spec = conv.spec();
-    const NativeScope scope(shape[0] * shape[1] * shape[2] * shape[3] * spec.kernel_h *
-                            spec.kernel_w * (spec.in_c / spec.groups));
+    const NativeScope scope(macs_of(conv, shape));
     fits = conv.run(input, residual_data, result.data(), *context.table, context.threads);
   }
   if (!fits) throw std::overflow_error("a result does not fit int32; ask for a float32 result");

@@ -78,10 +78,9 @@ PyObject* call_linear(const Linear& linear, PyObject* x_object, PyObject* out_ob
         raise_value("x_zero_point must be in [0, 255], got ", input.row_zero_point[i]);
     }
   }
-  const Type codes = linear.x_is_signed() ? Type::kInt8 : Type::kUInt8;
-  if (!input.is_float && !input.row_scale && (linear.is_dynamic() || type != codes))
+  if (!input.row_scale && !takes(linear, type))
     raise_type("x must be float32", linear.is_dynamic() ? "" : " or ",
-               linear.is_dynamic() ? "" : type_name(codes), ", got ", dtype_name(x));
+               linear.is_dynamic() ? "" : type_name(code_type(linear)), ", got ", dtype_name(x));
 
   const Type out_type = type_of(linear.output());
   Result result(out_object, out_type, shape, {&x});

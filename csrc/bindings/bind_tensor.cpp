@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "bindings/image_arguments.h"
 #include "bindings/ndarray.h"
 #include "bindings/register.h"
+#include "bindings/tensor_arguments.h"
 #include "ops/activation_table.h"
 #include "ops/eltwise.h"
 #include "ops/pooling.h"
@@ -19,11 +19,6 @@
 
 namespace octavo {
 namespace {
-
-// Factors are below this, so that no product of 8-bit codes is infinite.
-constexpr float kLargestFactor = 0x1p100f;
-// Sums of as many codes fit int32.
-constexpr int64_t kLargestWindow = (int64_t{1} << 23) - 1;
 
 // An 8-bit array, and a C-ordered native copy where it is not so itself.
 struct Codes {
@@ -43,50 +38,7 @@ struct Codes {
   }
 };
 
-struct Quantization {
-  float scale;
-  int32_t zero_point;
-};
-
-Quantization quantization_of(const py::object& scale, const py::object& zero_point, Type type,
-                             const char* name) {
-  const std::string scale_name = std::string(name) + "scale";
-  const std::string zero_name = std::string(name) + "zero_point";
-  const Quantization q{one_float(scale.ptr(), scale_name.c_str()),
-                       one_int(zero_point.ptr(), zero_name.c_str())};
-  check_scale(q.scale, scale_name.c_str());
-  check_code(q.zero_point, type, zero_name.c_str());
-  return q;
-}
-
-Type code_dtype(const py::object& dtype) {
-  return parse_dtype(dtype.ptr(), {Type::kUInt8, Type::kInt8});
-}
-
-// `value` is what `what` comes to.
-float factor(double value, const char* what) {
-  const auto rounded = static_cast<float>(value);
-  if (!(rounded < kLargestFactor)) raise_value(what, " must be below 2**100, got ", value);
-  return rounded;
-}
-
 uint8_t* bytes_of(Result& result) { return reinterpret_cast<uint8_t*>(result.data()); }
-
-// The shape that a and b broadcast to; theirs with as many axes in a_shape and b_shape.
-Shape broadcast(const ArrayView& a, const ArrayView& b, int64_t* a_shape, int64_t* b_shape) {
-  const int axes = std::max(a.ndim, b.ndim);
-  Shape shape(axes, 1);
-  for (int i = 0; i < axes; ++i) {
-    const int a_axis = i - (axes - a.ndim), b_axis = i - (axes - b.ndim);
-    a_shape[i] = a_axis < 0 ? 1 : a.shape[a_axis];
-    b_shape[i] = b_axis < 0 ? 1 : b.shape[b_axis];
-    if (a_shape[i] != b_shape[i] && a_shape[i] != 1 && b_shape[i] != 1)
-      raise_value("a has shape ", shape_text(a.shape, a.ndim), ", b has ",
-                  shape_text(b.shape, b.ndim), "; they do not broadcast");
-    shape[i] = a_shape[i] == 1 ? b_shape[i] : a_shape[i];
-  }
-  return shape;
-}
 
 py::object pair(bool is_add, const py::object& a, const py::object& b, const py::object& a_scale,
                 const py::object& a_zero_point, const py::object& b_scale,
@@ -95,33 +47,11 @@ py::object pair(bool is_add, const py::object& a, const py::object& b, const py:
                 const py::object& hi, const py::object& out) {
   const FpModeGuard mode;
   Codes left(a, "a"), right(b, "b");
-  const Type type = code_dtype(out_dtype);
-  const Quantization a_q = quantization_of(a_scale, a_zero_point, left.type, "a_");
-  const Quantization b_q = quantization_of(b_scale, b_zero_point, right.type, "b_");
-  const Quantization y_q = quantization_of(out_scale, out_zero_point, type, "out_");
-  AddArgs args{};
-  args.a_signed = left.is_signed();
-  args.b_signed = right.is_signed();
-  args.y_signed = type == Type::kInt8;
-  args.a_zero = a_q.zero_point;
-  args.b_zero = b_q.zero_point;
-  args.y_zero = y_q.zero_point;
-  if (is_add) {
-    args.a_scale = factor(double{a_q.scale} / y_q.scale, "a_scale / out_scale");
-    args.b_scale = factor(double{b_q.scale} / y_q.scale, "b_scale / out_scale");
-  } else {
-    args.a_scale =
-        factor(double{a_q.scale} * b_q.scale / y_q.scale, "a_scale * b_scale / out_scale");
-  }
-  const float real_lo =
-      lo.is_none() ? -std::numeric_limits<float>::infinity() : one_float(lo.ptr(), "lo");
-  const float real_hi =
-      hi.is_none() ? std::numeric_limits<float>::infinity() : one_float(hi.ptr(), "hi");
-  if (!(real_lo <= real_hi)) raise_value("lo must not exceed hi, got ", real_lo, " and ", real_hi);
-  const CodeBounds bounds(args.y_signed, args.y_zero, y_q.scale, real_lo, real_hi);
-  args.lo = bounds.lo;
-  args.hi = bounds.hi;
-
+  Type type;
+  AddArgs args = pair_arguments(
+      is_add, left.type, right.type,
+      {a_scale, a_zero_point, b_scale, b_zero_point, out_scale, out_zero_point, out_dtype, lo, hi},
+      &type);
   int64_t a_shape[Shape::kMaxAxes], b_shape[Shape::kMaxAxes];
   const Shape shape = broadcast(left.view, right.view, a_shape, b_shape);
   Result result(out.ptr(), type, shape, {&left.view, &right.view});
@@ -179,8 +109,8 @@ py::array activation_table(const std::string& name, const py::object& x_scale,
                            const py::object& beta) {
   const FpModeGuard mode;
   const Type x_type = code_dtype(x_dtype), type = code_dtype(out_dtype);
-  const Quantization x_q = quantization_of(x_scale, x_zero_point, x_type, "x_");
-  const Quantization y_q = quantization_of(out_scale, out_zero_point, type, "out_");
+  const TensorQuantization x_q(x_scale, x_zero_point, x_type, "x_");
+  const TensorQuantization y_q(out_scale, out_zero_point, type, "out_");
   const auto parameter = [](const py::object& object, const char* what) {
     std::optional<double> value;
     if (object.is_none()) return value;
@@ -279,48 +209,12 @@ py::object concat(const py::object& arrays, const py::object& tables, int64_t ax
 // A batch of images, and what was checked of it.
 struct ImageCodes : Codes {
   Images images;
-  ImageCodes(const py::object& x, const std::string& layout) : Codes(x, "x") {
-    images.channels_last = is_channels_last(layout);
-    if (view.ndim != 4)
-      raise_value("x must have 4 dimensions (", layout, "), got shape ",
-                  shape_text(view.shape, view.ndim));
-    const int first = images.channels_last ? 1 : 2;
-    images.batch = view.shape[0];
-    images.channels = view.shape[images.channels_last ? 3 : 1];
-    images.height = view.shape[first];
-    images.width = view.shape[first + 1];
-  }
+  ImageCodes(const py::object& x, const std::string& layout)
+      : Codes(x, "x"), images(images_of(view, layout)) {}
   Shape with_size(int64_t height, int64_t width) const {
-    if (images.channels_last) return {images.batch, height, width, images.channels};
-    return {images.batch, images.channels, height, width};
+    return image_shape(images, height, width);
   }
 };
-
-void check_has_pixels(const Images& images) {
-  if (images.height < 1 || images.width < 1)
-    raise_value("x must have at least one pixel, got ", images.height, " x ", images.width);
-}
-
-Window window_of(const Images& images, const py::object& kernel, const py::object& stride,
-                 const py::object& padding, const py::object& dilation, bool ceil_mode) {
-  const auto sizes = sizes_of<2>(kernel, "kernel", 1);
-  const auto strides = stride.is_none() ? sizes : sizes_of<2>(stride, "stride", 1);
-  const auto pads = sizes_of<4>(padding, "padding", 0);
-  const auto dilations = sizes_of<2>(dilation, "dilation", 1);
-  const auto axis = [&](int64_t in, size_t i, const char* name) {
-    WindowAxis w{in, sizes[i], strides[i], pads[i], pads[i + 2], dilations[i], 0};
-    w.out = WindowAxis::outputs(w, ceil_mode);
-    if (w.out < 1)
-      raise_value("kernel ", w.kernel, " with dilation ", w.dilation, " exceeds the padded ", name,
-                  " ", in, " + ", w.pad_before, " + ", w.pad_after);
-    if (!has_no_empty_window(w))
-      raise_value("padding ", w.pad_before, " + ", w.pad_after, " of the ", name,
-                  " leaves a window of kernel ", w.kernel, " with dilation ", w.dilation,
-                  " without a pixel");
-    return w;
-  };
-  return {axis(images.height, 0, "height"), axis(images.width, 1, "width")};
-}
 
 py::object max_pool(const py::object& x, const py::object& kernel, const py::object& stride,
                     const py::object& padding, const py::object& dilation, bool ceil_mode,
@@ -348,17 +242,11 @@ py::object average_pool(const py::object& x, const py::object& x_scale,
   const FpModeGuard mode;
   ImageCodes codes(x, layout);
   const Type type = code_dtype(out_dtype);
-  const Quantization x_q = quantization_of(x_scale, x_zero_point, codes.type, "x_");
-  const Quantization y_q = quantization_of(out_scale, out_zero_point, type, "out_");
-  if (kernel.is_none()) check_has_pixels(codes.images);
-  const py::object whole = py::make_tuple(codes.images.height, codes.images.width);
-  const Window window = window_of(codes.images, kernel.is_none() ? whole : kernel, stride, padding,
-                                  py::make_tuple(1, 1), ceil_mode);
-  if (window.height.kernel > kLargestWindow / window.width.kernel)
-    raise_value("kernel must have less than 2**23 values, got ", window.height.kernel, " x ",
-                window.width.kernel);
-  const AverageArgs average{type == Type::kInt8, x_q.zero_point, y_q.zero_point,
-                            factor(double{x_q.scale} / y_q.scale, "x_scale / out_scale"), 1};
+  const TensorQuantization x_q(x_scale, x_zero_point, codes.type, "x_");
+  const TensorQuantization y_q(out_scale, out_zero_point, type, "out_");
+  const Window window =
+      window_of(codes.images, kernel, stride, padding, py::make_tuple(1, 1), ceil_mode);
+  const AverageArgs average = average_arguments(window, x_q, y_q, type);
   Result result(out.ptr(), type, codes.with_size(window.height.out, window.width.out),
                 {&codes.view});
   const uint8_t* in = codes.data();
@@ -413,9 +301,9 @@ py::object resize(const py::object& x, const py::object& size, const std::string
   const Coordinates at = named(kCoordinates, coordinates, "coordinates");
   const NearestRounding nearest = named(kRoundings, rounding, "rounding");
   const Type type = out_dtype.is_none() ? codes.type : code_dtype(out_dtype);
-  const Quantization x_q = quantization_of(x_scale, x_zero_point, codes.type, "x_");
-  const Quantization y_q =
-      out_scale.is_none() ? x_q : quantization_of(out_scale, out_zero_point, type, "out_");
+  const TensorQuantization x_q(x_scale, x_zero_point, codes.type, "x_");
+  const TensorQuantization y_q =
+      out_scale.is_none() ? x_q : TensorQuantization(out_scale, out_zero_point, type, "out_");
   check_code(y_q.zero_point, type, "out_zero_point");
   const Images& images = codes.images;
   check_has_pixels(images);

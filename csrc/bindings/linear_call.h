@@ -8,6 +8,7 @@
 #include "bindings/context.h"
 #include "bindings/fastcall.h"
 #include "bindings/ndarray.h"
+#include "ops/linear.h"
 
 namespace octavo {
 
@@ -27,6 +28,15 @@ Shape linear_shape(const Op& op, const ArrayView& x) {
 inline void check_weights_shape(const ArrayView& w) {
   if (w.ndim != 2)
     raise_value("w must have shape (out_features, in_features), got ", shape_text(w.shape, w.ndim));
+}
+
+inline Type code_type(const Linear& linear) {
+  return linear.x_is_signed() ? Type::kInt8 : Type::kUInt8;
+}
+
+// Whether it was prepared for values of this type.
+inline bool takes(const Linear& linear, Type type) {
+  return type == Type::kFloat32 || (!linear.is_dynamic() && type == code_type(linear));
 }
 
 // The ends of a clip; None is an open one.

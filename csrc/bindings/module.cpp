@@ -19,4 +19,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(),
   octavo::register_rows(m);
   octavo::register_tensor(m);
   octavo::register_attention(m);
+  octavo::register_plan(m);
 }

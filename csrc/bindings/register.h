@@ -17,5 +17,6 @@ void register_gather(pybind11::module_& m);
 void register_rows(pybind11::module_& m);
 void register_tensor(pybind11::module_& m);
 void register_attention(pybind11::module_& m);
+void register_plan(pybind11::module_& m);
 
 }  // namespace octavo

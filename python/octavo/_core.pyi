@@ -3,9 +3,10 @@ Octavo's kernels behind plain functions. Use the package `octavo`, not this modu
 """
 from __future__ import annotations
 import _contextvars
+import collections.abc
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -175,6 +176,77 @@ class GatherOp:
         """
     def __init__(self, data: typing.Any, rows: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, dtype: str, scale: typing.Any = None, zero_point: typing.Any = None, group_size: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         ...
+class Plan:
+    """
+    Operators, one after another, on arrays of known shapes: called with the inputs, it returns a tuple of new arrays; None where inputs are not of those shapes and dtypes, or where a result does not fit int32.
+    """
+    def __call__(self, *inputs: numpy.ndarray) -> tuple[numpy.ndarray, ...] | None:
+        """
+        Call self as a function.
+        """
+    @property
+    def nbytes(self) -> int:
+        """
+        Bytes of the memory that a call takes for what lies between its inputs and outputs.
+        """
+    @property
+    def steps(self) -> int:
+        ...
+class PlanBuilder:
+    """
+    A plan in the making. Values are numbers, which its functions return; steps run in the order they were added in. Arguments are those of the functions and operators of the same names.
+    """
+    def __init__(self) -> None:
+        ...
+    def add(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, a_scale: typing.Any, a_zero_point: typing.Any, b_scale: typing.Any, b_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, lo: typing.Any = None, hi: typing.Any = None) -> int:
+        ...
+    def average_pool(self, x: typing.SupportsInt | typing.SupportsIndex, x_scale: typing.Any, x_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, kernel: typing.Any, stride: typing.Any = None, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False, count_include_pad: bool = False, layout: str = 'NCHW') -> int:
+        ...
+    def concat(self, values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], tables: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def constant(self, array: typing.Any) -> int:
+        ...
+    def conv(self, op: typing.Any, x: typing.SupportsInt | typing.SupportsIndex, residual: typing.Any = None) -> int:
+        ...
+    def dequantize(self, x: typing.SupportsInt | typing.SupportsIndex, scale: typing.Any, zero_point: typing.Any, axis: typing.Any) -> int:
+        ...
+    def dtype(self, x: typing.SupportsInt | typing.SupportsIndex) -> str:
+        ...
+    def finish(self, outputs: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Plan:
+        """
+        The plan. The builder holds nothing after.
+        """
+    def input(self, dtype: typing.Any, shape: typing.Any) -> int:
+        ...
+    def linear(self, op: typing.Any, x: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def lookup(self, x: typing.SupportsInt | typing.SupportsIndex, table: typing.Any) -> int:
+        ...
+    def max_pool(self, x: typing.SupportsInt | typing.SupportsIndex, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), dilation: typing.Any = (1, 1), ceil_mode: bool = False, layout: str = 'NCHW') -> int:
+        ...
+    def multiply(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, a_scale: typing.Any, a_zero_point: typing.Any, b_scale: typing.Any, b_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, lo: typing.Any = None, hi: typing.Any = None) -> int:
+        ...
+    def quantize(self, x: typing.SupportsInt | typing.SupportsIndex, scale: typing.Any, zero_point: typing.Any, dtype: str, axis: typing.Any) -> int:
+        ...
+    def reshape(self, x: typing.SupportsInt | typing.SupportsIndex, shape: typing.Any) -> int:
+        """
+        A view.
+        """
+    def shape(self, x: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, ...]:
+        ...
+    def slice(self, x: typing.SupportsInt | typing.SupportsIndex, axis: typing.SupportsInt | typing.SupportsIndex, start: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex = 1) -> int:
+        """
+        A view.
+        """
+    def transpose(self, x: typing.SupportsInt | typing.SupportsIndex, axes: typing.Any) -> int:
+        """
+        A view.
+        """
+    @property
+    def steps(self) -> int:
+        """
+        How many steps compute something.
+        """
 def activation_table(name: str, x_scale: typing.Any, x_zero_point: typing.Any, x_dtype: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, alpha: typing.Any = None, beta: typing.Any = None) -> numpy.ndarray:
     """
     The (256,) codes of a function of one tensor, for `lookup`: identity, relu, clip (alpha to beta), leaky_relu (alpha, 0.01), elu (alpha, 1), hard_sigmoid (alpha, 0.2; beta, 0.5), hard_swish, sigmoid, silu, tanh, gelu, gelu_tanh.

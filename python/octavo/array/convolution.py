@@ -25,7 +25,7 @@ from octavo.array.activation import (
 from octavo.array.affine import check_out
 from octavo.array.functional import activations
 from octavo.array.interop import FLOAT32, as_array, as_float32
-from octavo.array.prepared import as_bias, bias_factor, check_qparams
+from octavo.array.prepared import add_between, as_bias, bias_factor, check_qparams
 from octavo.array.qparams import QParams
 from octavo.array.qtensor import QTensor, prepared_from, wrap_result
 
@@ -402,6 +402,15 @@ class PreparedConv:
             return y
         return y[:, :, 0, :] if self.window.layout == "NCW" else y[:, 0, :, :]
 
+    def add_to(self, plan: _core.PlanBuilder, x: int, residual: int | None = None) -> int:
+        """Add the operator to a plan, on images; as `run`."""
+        if self.window.dims == 1:
+            raise TypeError("x is a batch of signals, expected images")
+        if not self._is_float:
+            return plan.conv(self._op, x, residual)
+        given, q = self.result.x_qparams, self._codes_of
+        return add_between(_add_conv, self._op, given, q, plan, x)
+
     def _as_images(self, x: Any, name: str, expected: tuple[int, ...] | None = None) -> Any:
         """Return signals as images one high, `expected` their shape; None is left alone."""
         if x is None:
@@ -443,6 +452,10 @@ class PreparedConv:
         if out is not None:
             return out
         return y if r.qparams is None else wrap_result(y, r.qparams)
+
+
+def _add_conv(op: _core.ConvOp, plan: _core.PlanBuilder, x: int) -> int:
+    return plan.conv(op, x)
 
 
 def make_result(

@@ -170,6 +170,7 @@ class IntegerLinear:
         self.nbytes: int = op.nbytes
         self.unpack = op.unpack
         self.run = op  # no frame of Python between
+        self.add_to = partial(_add_to, op)
         self.run_rows = op.run_rows
 
     def _make_room(
@@ -228,6 +229,7 @@ class GroupedLinear:
         self.run: Callable[..., NDArray[Any]] = (
             op if plain else partial(run_between, op, w.shape[0], x_qparams, out_qparams)
         )
+        self.add_to = partial(add_between, _add_to, op, x_qparams, out_qparams)
 
 
 class FloatLinear:
@@ -253,6 +255,7 @@ class FloatLinear:
         self.run: Callable[..., NDArray[Any]] = (
             op if plain else partial(run_between, op, w.shape[0], x_qparams, out_qparams)
         )
+        self.add_to = partial(add_between, _add_to, op, x_qparams, out_qparams)
 
 
 def run_between(
@@ -278,6 +281,27 @@ def run_between(
     return codes
 
 
-# A validated operator, of attributes in_features, out_features, nbytes and run(x, out=None);
-# immutable, usable from many threads at once.
+def _add_to(op: Any, plan: _core.PlanBuilder, x: int) -> int:
+    return plan.linear(op, x)
+
+
+def add_between(
+    add_to: Callable[..., int],
+    op: Any,
+    x_qparams: QParams | None,
+    out_qparams: QParams | None,
+    plan: _core.PlanBuilder,
+    x: int,
+) -> int:
+    """Add a float32 operator on codes, or for codes, to a plan; as `run_between`."""
+    if x_qparams is not None and plan.dtype(x) != "float32":
+        x = plan.dequantize(x, x_qparams.scale, x_qparams.zero_point, None)
+    y = add_to(op, plan, x)
+    if out_qparams is None:
+        return y
+    return plan.quantize(y, out_qparams.scale, out_qparams.zero_point, out_qparams.dtype, None)
+
+
+# A validated operator, of attributes in_features, out_features, nbytes, run(x, out=None) and
+# add_to(plan, x), for values of a plan; immutable, usable from many threads at once.
 PreparedLinear = IntegerLinear | GroupedLinear | FloatLinear

@@ -16,9 +16,12 @@ from octavo.graph.kernel import NO_ARG, REFERENCE, Arg, Attributes, Kernel
 from octavo.graph.layout import as_first, as_it_runs, is_last, shown_first
 from octavo.graph.onnx_reader import import_onnx, to_model
 from octavo.graph.operators import KERNELS, SHAPED_BY, VALUE_SHAPED
+from octavo.graph.plan import Segment, planned, spec_of
 
 # How many input shapes are kept planned.
 MOST_PLANS = 16
+# The third run of a shape is the first that does nothing but compute.
+RUNS_TO_PLAN = 3
 _NOTHING = 0  # the slot of inputs that are left out
 
 
@@ -37,12 +40,18 @@ Watch = Callable[[Step, list[Any], list[Any]], None]
 
 
 class Plan(NamedTuple):
-    """Steps for one shape of the inputs: those that depend on more than the shape."""
+    """Steps for one shape of the inputs: those that depend on more than the shape.
+
+    `units` are the same, where they can be as plans in C++; None until a second run has shown the
+    shapes of what lies between: many shapes are seen but once.
+    """
 
     template: list[Any]
     steps: tuple[Step, ...]
     # For each step: the slots that nothing reads after it.
     frees: tuple[tuple[int, ...], ...]
+    units: tuple[Step | Segment, ...] | None = None
+    unit_frees: tuple[tuple[int, ...], ...] = ()
 
 
 def prepare_node(node: Node, graph: Graph) -> Kernel:
@@ -192,19 +201,48 @@ class Executor:
         watch: Watch | None = None,
     ) -> list[Any]:
         """Return the outputs of these names; `timer` and `watch` are told of each step."""
-        key = tuple(getattr(each, "shape", None) for each in arrays) if self._static else ()
+        key = tuple([getattr(each, "shape", None) for each in arrays])
         plan = self._plans.get(key)
-        with np.errstate(all="ignore"):
-            if plan is None:
+        if plan is None:
+            with np.errstate(all="ignore"):
                 return self._first_run(key, arrays, outputs, timer, watch)
-            values = plan.template.copy()
-            for slot, array in zip(self._inputs, arrays, strict=True):
-                values[slot] = array
+        values = plan.template.copy()
+        for slot, array in zip(self._inputs, arrays, strict=True):
+            values[slot] = array
+        if timer is not None or watch is not None:
+            with np.errstate(all="ignore"):
+                for step, free in zip(plan.steps, plan.frees, strict=True):
+                    _run_step(step, values, timer, watch)
+                    for slot in free:
+                        values[slot] = None
+        elif plan.units is None:
+            self._second_run(key, plan, values)
+        elif len(plan.units) == 1 and isinstance(plan.units[0], Segment):
+            _run_segment(plan.units[0], values)
+        else:
+            with np.errstate(all="ignore"):
+                for unit, free in zip(plan.units, plan.unit_frees, strict=True):
+                    if isinstance(unit, Segment):
+                        _run_segment(unit, values)
+                    else:
+                        _run_step(unit, values)
+                    for slot in free:
+                        values[slot] = None
+        return [values[self._outputs[name]] for name in outputs]
+
+    def _second_run(self, key: tuple[Any, ...], plan: Plan, values: list[Any]) -> None:
+        """Run every step, and plan in C++ what can be, for the shapes that there are."""
+        specs = {slot: spec_of(values[slot]) for slot in self._inputs}
+        with np.errstate(all="ignore"):
             for step, free in zip(plan.steps, plan.frees, strict=True):
-                _run_step(step, values, timer, watch)
+                _run_step(step, values)
+                specs |= {slot: spec_of(values[slot]) for slot in step.outputs}
                 for slot in free:
                     values[slot] = None
-        return [values[self._outputs[name]] for name in outputs]
+        results = frozenset(self._outputs.values())
+        units = planned(plan.steps, specs, plan.template, results)
+        plan = plan._replace(units=units, unit_frees=self._frees(units))
+        self._plans = {**self._plans, key: plan}
 
     def _first_run(
         self,
@@ -230,7 +268,7 @@ class Executor:
         self._plans = dict([*plans, (key, Plan(template, steps, self._frees(steps)))])
         return [values[self._outputs[name]] for name in outputs]
 
-    def _frees(self, steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
+    def _frees(self, steps: Sequence[Step | Segment]) -> tuple[tuple[int, ...], ...]:
         kept = {*self._outputs.values(), *self._static, _NOTHING}
         kept |= {slot for slot, value in enumerate(self._template) if value is not None}
         frees: list[tuple[int, ...]] = []
@@ -256,7 +294,21 @@ def _is_control(node: Node) -> bool:
 _CHANCE = frozenset({"Bernoulli", "Multinomial"})
 
 
-def _run_step(step: Step, values: list[Any], timer: Timer | None, watch: Watch | None) -> None:
+def _run_segment(segment: Segment, values: list[Any]) -> None:
+    made = segment.plan(*[values[slot] for slot in segment.inputs])
+    if made is not None:
+        for slot, each in zip(segment.outputs, made, strict=True):
+            values[slot] = each
+        return
+    # Of other shapes, or to raise what the operator does.
+    with np.errstate(all="ignore"):
+        for step in segment.steps:
+            _run_step(step, values)
+
+
+def _run_step(
+    step: Step, values: list[Any], timer: Timer | None = None, watch: Watch | None = None
+) -> None:
     given = [values[slot] for slot in step.inputs]
     began = 0.0 if timer is None else time.perf_counter()
     try:

@@ -18,8 +18,14 @@ from octavo.array.activation import activation_bounds, table, table_function
 from octavo.array.convolution import Result
 from octavo.array.prepared import prepare
 from octavo.graph.arrays import pool_sides
-from octavo.graph.kernel import NCHW, NHWC, Arg, Attributes, Kernel, Make
-from octavo.graph.products import Convolution, are_float32, argument, as_float32
+from octavo.graph.kernel import NCHW, NHWC, Arg, Attributes, Given, Kernel, Make
+from octavo.graph.products import (
+    Convolution,
+    are_float32,
+    argument,
+    as_float32,
+    linear_native,
+)
 
 Array = NDArray[Any]
 
@@ -35,8 +41,8 @@ def _axis_of(scale: Array, axis: int, ndim: int) -> int | None:
     return axis % ndim if scale.ndim == 1 and (scale.size > 1 or ndim == 1) else None
 
 
-def _params(scale: Array, zero_point: Array | None, axis: int, x: Array) -> tuple[Any, ...]:
-    kept = _axis_of(scale, axis, x.ndim)
+def _params(scale: Array, zero_point: Array | None, axis: int, ndim: int) -> tuple[Any, ...]:
+    kept = _axis_of(scale, axis, ndim)
     shape: tuple[int, ...] = () if kept is None else (-1,)
     scales = as_float32(scale).reshape(shape)
     return scales, np.broadcast_to(_integers(zero_point).reshape(shape), scales.shape), kept
@@ -55,11 +61,19 @@ def _quantize_linear(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     axis = a.get("axis", 1)
 
     def run(x: Array, scale: Array, zero_point: Array | None = None) -> Array:
-        scales, zeros, kept = _params(scale, zero_point, axis, x)
+        scales, zeros, kept = _params(scale, zero_point, axis, x.ndim)
         codes: Array = _core.quantize(as_float32(x), scales, zeros, dtype, kept)
         return codes
 
-    return Kernel(run, "quantize")
+    def native(given: Given) -> int | None:
+        scale, zero_point = given.constant(1), given.constant(2)
+        if scale is None or (zero_point is None and given.is_given(2)):
+            return None
+        x = given.value(0)
+        scales, zeros, kept = _params(scale, zero_point, axis, len(given.shape))
+        return given.plan.quantize(x, scales, zeros, dtype, kept)
+
+    return Kernel(run, "quantize", native)
 
 
 def _dequantize_linear(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -69,7 +83,7 @@ def _dequantize_linear(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     axis = a.get("axis", 1)
 
     def run(x: Array, scale: Array, zero_point: Array | None = None) -> Array:
-        scales, zeros, kept = _params(scale, zero_point, axis, x)
+        scales, zeros, kept = _params(scale, zero_point, axis, x.ndim)
         real: Array
         if x.dtype.name in EIGHT_BITS:
             real = _core.dequantize(x, scales, zeros, kept)
@@ -79,7 +93,15 @@ def _dequantize_linear(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
             real = shifted.astype(np.float32) * scales.reshape(shape)
         return real.astype(scale.dtype, copy=False)
 
-    return Kernel(run, "dequantize")
+    def native(given: Given) -> int | None:
+        scale, zero_point = given.constant(1), given.constant(2)
+        if scale is None or (zero_point is None and given.is_given(2)):
+            return None
+        x = given.value(0)
+        scales, zeros, kept = _params(scale, zero_point, axis, len(given.shape))
+        return given.plan.dequantize(x, scales, zeros, kept)
+
+    return Kernel(run, "dequantize", native)
 
 
 def _dynamic_quantize(_a: Attributes, _args: Sequence[Arg]) -> Kernel:
@@ -181,9 +203,14 @@ def _conv(transposed: bool) -> Make:
     def make(a: Attributes, args: Sequence[Arg]) -> Kernel:
         w, bias = _weights(args)
         operator = Convolution(a, w, bias, _result(a), transposed)
+        name = f"conv {w.dtype}"
         if a.get("sum_qparams") is not None:
-            return Kernel(lambda x, _w, _b, residual: operator(x, residual), f"conv {w.dtype}")
-        return Kernel(lambda x, *_: operator(x), f"conv {w.dtype}")
+            return Kernel(
+                lambda x, _w, _b, residual: operator(x, residual),
+                name,
+                lambda given: operator.add_to(given, given.value(3)),
+            )
+        return Kernel(lambda x, *_: operator(x), name, operator.add_to)
 
     return make
 
@@ -198,19 +225,20 @@ def _linear(a: Attributes, args: Sequence[Arg]) -> Kernel:
         bounds=activation_bounds(a.get("activation")),
     )
     run = operator.run
-    return Kernel(lambda x, *_: run(x), f"linear {w.dtype}")
+    return Kernel(lambda x, *_: run(x), f"linear {w.dtype}", linear_native(operator))
 
 
 def _grouped_linear(a: Attributes, args: Sequence[Arg]) -> Kernel:
     """Weights in groups; x is float32, quantized row by row."""
     w, bias = _weights(args)
-    run = prepare(w, bias, bounds=activation_bounds(a.get("activation"))).run
+    operator = prepare(w, bias, bounds=activation_bounds(a.get("activation")))
+    run = operator.run
     name = f"linear {w.dtype}/{w.group_size}"
 
     def call(x: Array, *_: Any) -> Array:
         return run(as_float32(x)).astype(x.dtype, copy=False)
 
-    return Kernel(call, name)
+    return Kernel(call, name, linear_native(operator))
 
 
 def _matmul(a: Attributes, _args: Sequence[Arg]) -> Kernel:
@@ -235,9 +263,16 @@ def _combine(function: Callable[..., Array]) -> Make:
         flat = [each for pair in parts for each in pair]
         dtype = a["out_qparams"].dtype
         lo, hi = activation_bounds(a.get("activation"))
+        name = function.__name__
+
+        def native(given: Given) -> int:
+            add: Callable[..., int] = getattr(given.plan, name)
+            return add(given.value(0), given.value(1), *flat, dtype, lo=lo, hi=hi)
+
         return Kernel(
             lambda left, right: function(left, right, *flat, dtype, lo=lo, hi=hi),
-            f"{function.__name__} int8",
+            f"{name} int8",
+            native,
         )
 
     return make
@@ -251,7 +286,11 @@ def _activate(a: Attributes, _args: Sequence[Arg]) -> Kernel:
         most = float(np.finfo(np.float32).max)
         function = ("clip", -most if lo is None else lo, most if hi is None else hi)
     codes = table(function, x, out)
-    return Kernel(lambda x: _core.lookup(x, codes), "lookup int8")
+    return Kernel(
+        lambda x: _core.lookup(x, codes),
+        "lookup int8",
+        lambda given: given.plan.lookup(given.value(0), codes),
+    )
 
 
 def _layout(a: Attributes) -> tuple[str, slice]:
@@ -270,7 +309,11 @@ def _average_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
             y: Array = _core.average_pool(images, *params, None, layout=layout)
             return y.squeeze(pixels) if flat else y
 
-        return Kernel(whole, "average_pool int8")
+        def native_whole(given: Given) -> int:
+            y = given.plan.average_pool(given.value(0), *params, None, layout=layout)
+            return given.plan.reshape(y, given.shape)
+
+        return Kernel(whole, "average_pool int8", native_whole)
     kernel = tuple(a["kernel_shape"])
     strides = tuple(a.get("strides") or (1, 1))
     ceil, include = bool(a.get("ceil_mode", 0)), bool(a.get("count_include_pad", 0))
@@ -282,7 +325,14 @@ def _average_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
         )
         return y
 
-    return Kernel(run, "average_pool int8")
+    def native(given: Given) -> int:
+        x, plan = given.value(0), given.plan
+        before, behind, _ = pool_sides(a, plan.shape(x)[sizes], kernel)
+        return plan.average_pool(
+            x, *params, kernel, strides, (*before, *behind), ceil, include, layout
+        )
+
+    return Kernel(run, "average_pool int8", native)
 
 
 def _max_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
@@ -298,14 +348,23 @@ def _max_pool(a: Attributes, _args: Sequence[Arg]) -> Kernel:
         )
         return y
 
-    return Kernel(run, "max_pool int8")
+    def native(given: Given) -> int:
+        x, plan = given.value(0), given.plan
+        before, behind, _ = pool_sides(a, plan.shape(x)[sizes], kernel)
+        return plan.max_pool(x, kernel, strides, (*before, *behind), dilations, ceil, layout)
+
+    return Kernel(run, "max_pool int8", native)
 
 
 def _concat(a: Attributes, _args: Sequence[Arg]) -> Kernel:
     out = a["out_qparams"]
     tables = [None if q == out else table(("identity",), q, out) for q in a["qparams"]]
     axis = a["axis"]
-    return Kernel(lambda *codes: _core.concat(list(codes), tables, axis), "concat int8")
+    return Kernel(
+        lambda *codes: _core.concat(list(codes), tables, axis),
+        "concat int8",
+        lambda given: given.plan.concat([*map(given.value, range(given.inputs))], tables, axis),
+    )
 
 
 KERNELS: dict[str, Make] = {

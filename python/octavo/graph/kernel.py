@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo import _core
 from octavo.graph.ir import Constant, Shape
 
 # The name of the kernel of operators that have none here.
@@ -43,15 +44,41 @@ class Attributes(dict[str, Any]):
     outputs: int
 
 
+class Given(NamedTuple):
+    """What an operator is given that adds itself to a plan (see `octavo.graph.plan`).
+
+    `value` returns the number of an input's value in the plan, and raises TypeError where the plan can
+    hold no such thing; `constant` returns an input that is known beforehand, else None.
+    """
+
+    plan: _core.PlanBuilder
+    shape: tuple[int, ...]  # of the result
+    attributes: dict[str, Any]
+    value: Callable[[int], int]
+    constant: Callable[[int], NDArray[Any] | None]
+    inputs: int
+
+    def is_given(self, index: int) -> bool:
+        """Whether there is such an input."""
+        return index < self.inputs
+
+
+# Adds an operator with one result to a plan; returns the number of the result there. None, TypeError,
+# ValueError: it cannot, for what it is given.
+Native = Callable[[Given], int | None]
+
+
 class Kernel(NamedTuple):
     """A prepared operator: `run` takes the arrays of its inputs (None where one is left out).
 
     It returns an array, or a tuple if the operator has several outputs. `name` says what computes:
-    "conv int8" and the like for octavo's own, "numpy", "onnx.reference".
+    "conv int8" and the like for octavo's own, "numpy", "onnx.reference". `native`, where there is one,
+    computes the same bits.
     """
 
     run: Callable[..., Any]
     name: str = "numpy"
+    native: Native | None = None
 
 
 # Prepares an operator; None: not for these inputs. What a kernel cannot do is left to onnx's

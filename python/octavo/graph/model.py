@@ -16,7 +16,7 @@ from octavo import runtime
 from octavo.array.interop import as_array
 from octavo.errors import FallbackWarning, UnsupportedOpError
 from octavo.graph import native_file
-from octavo.graph.executor import Executor, Step, Watch
+from octavo.graph.executor import RUNS_TO_PLAN, Executor, Step, Watch
 from octavo.graph.ir import Constant, Graph, Subgraph, Value
 from octavo.graph.kernel import REFERENCE
 from octavo.graph.onnx_reader import read
@@ -273,8 +273,10 @@ class Model:
         return arrays
 
     def prepare(self, feeds: Feeds) -> None:
-        """Run once, so that what depends on these shapes is planned and memory is touched."""
-        self._executor.run(self._arrays(feeds), [value.name for value in self._graph.outputs])
+        """Run until what depends on these shapes is planned and its memory has been touched."""
+        arrays, names = self._arrays(feeds), [value.name for value in self._graph.outputs]
+        for _ in range(RUNS_TO_PLAN):
+            self._executor.run(arrays, names)
 
     def trace(self, feeds: Feeds, watch: Watch) -> dict[str, Any]:
         """Run, and show a function what each operator is given and gives; return the outputs.
@@ -308,7 +310,7 @@ class Model:
         names = [value.name for value in self._graph.outputs]
         arrays = self._arrays(feeds)
         with runtime.threads(runtime.get_num_threads() if threads is None else threads):
-            self._executor.run(arrays, names)
+            self.prepare(feeds)
             taken: list[float] = []
             end = time.perf_counter() + seconds
             while len(taken) < 3 or time.perf_counter() < end:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from octavo import _core
 from octavo.array import QTensor
+from octavo.array.activation import activation_bounds
 from octavo.array.convolution import PreparedConv, Result, Window
+from octavo.array.prepared import PreparedLinear, prepare
 from octavo.graph.arrays import are_numbers, pool_sides
-from octavo.graph.kernel import NCHW, NHWC, NO_ARG, Arg, Attributes, Kernel, Make
-from octavo.nn import Linear
+from octavo.graph.kernel import NCHW, NHWC, NO_ARG, Arg, Attributes, Given, Kernel, Make, Native
 
 Array = NDArray[Any]
 Weights = QTensor | NDArray[np.float32]
@@ -100,6 +101,28 @@ class Convolution:
         more = None if residual is None else np.expand_dims(residual, self._row)
         y = operator.run(np.expand_dims(x, self._row), None, more)
         return np.squeeze(y, self._row)
+
+    def add_to(self, given: Given, residual: int | None = None) -> int:
+        """Add the convolution to a plan."""
+        if not self._fixed:
+            raise TypeError("padding follows from the size")
+        plan, x = given.plan, given.value(0)
+        operator = next(iter(self._prepared.values()))
+        y = operator.add_to(plan, *self._images(plan, operator, x, residual))
+        return y if self.dims == 2 else plan.reshape(y, given.shape)
+
+    def _images(
+        self, plan: _core.PlanBuilder, operator: PreparedConv, *values: int | None
+    ) -> list[Any]:
+        """Return signals as images one high."""
+        if self.dims == 2:
+            return [*values]
+        row = 1 if operator.window.layout == "NHWC" else 2
+        shapes = [() if value is None else plan.shape(value) for value in values]
+        return [
+            None if value is None else plan.reshape(value, (*shape[:row], 1, *shape[row:]))
+            for value, shape in zip(values, shapes, strict=True)
+        ]
 
     def _operator(self, sizes: tuple[int, ...]) -> PreparedConv:
         sides, more = self._sides(sizes)
@@ -194,8 +217,9 @@ def _conv(transposed: bool) -> Make:
             return Kernel(run, "conv float32, weights not constant")
         b = None if bias.array is None else as_float32(bias.array)
         weights = as_weights(w.value)
-        operator = widened(Convolution(a, weights, b, result, transposed))
-        return Kernel(lambda x, *_: operator(x), f"conv {weights.dtype}")
+        convolution = Convolution(a, weights, b, result, transposed)
+        operator = widened(convolution)
+        return Kernel(lambda x, *_: operator(x), f"conv {weights.dtype}", convolution.add_to)
 
     return make
 
@@ -205,12 +229,16 @@ def _conv(transposed: bool) -> Make:
 
 def linear_kernel(w: Weights, bias: Array | None, activation: Any) -> Kernel:
     """Return the kernel of ``activation(x @ w.T + bias)`` with float or grouped weights (out, in)."""
-    if isinstance(w, np.ndarray):
-        operator = Linear.from_float(w, bias, precision="float32", activation=activation)
-    else:
-        operator = Linear.from_quantized(w, bias, activation=activation)
-    run = widened(operator)
-    return Kernel(lambda x, *_: run(x), f"linear {operator.precision}")
+    operator = prepare(w, bias, bounds=activation_bounds(activation))
+    run = widened(operator.run)
+    group = None if isinstance(w, np.ndarray) else w.group_size
+    name = f"linear {w.dtype}" if group is None else f"linear {w.dtype}/{group}"
+    return Kernel(lambda x, *_: run(x), name, linear_native(operator))
+
+
+def linear_native(operator: PreparedLinear) -> Native:
+    """Return how a linear operator of octavo adds itself to a plan."""
+    return lambda given: operator.add_to(given.plan, given.value(0))
 
 
 def _matmul(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -259,6 +287,7 @@ def _gemm(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     flip_x, flip_w = bool(a.get("transA", 0)), bool(a.get("transB", 0))
     w, c = args[1], argument(args, 2)
     n = None if w.value is None else w.value.shape[0 if flip_w else 1]
+    native: Native | None = None
     bias, added = None, c.given
     if c.array is not None and alpha == 1 and c.array.size == n and c.array.shape[-1:] == (n,):
         bias, added = np.float32(beta) * as_float32(c.array).reshape(-1), False
@@ -274,9 +303,11 @@ def _gemm(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
             else (transposed(value))
         )
         fused = None if added or alpha != 1 else activation
-        inner, name = linear_kernel(weights, bias, fused)
+        inner, name, native = linear_kernel(weights, bias, fused)
         if fused is not None:
             activation = None
+        if flip_x or added or alpha != 1 or activation is not None:
+            native = None
 
     def run(x: Array, w: Array, c: Array | None = None) -> Array:
         y = inner(x.T if flip_x else x, w)
@@ -288,7 +319,7 @@ def _gemm(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
             y = np.maximum(y, np.float32(0))
         return y
 
-    return Kernel(widened(run), name)
+    return Kernel(widened(run), name, native)
 
 
 def _turned_product(flip: bool) -> Callable[..., Array]:

@@ -1,0 +1,173 @@
+"""Steps that follow each other as plans that run in C++, by one call for all of them.
+
+A kernel with a native description adds itself to a `_core.PlanBuilder`; views of arrays, whatever their
+dtype, need none. Everything else stays a step of Python between two plans. A plan is made for the shapes
+and dtypes that a run has shown, and gives the same bits as its steps: where a call brings others, the
+steps run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from octavo import _core
+from octavo.graph.kernel import NHWC, Given, Native, channels_last
+
+if TYPE_CHECKING:
+    from octavo.graph.executor import Step
+
+Spec = tuple[str, tuple[int, ...]]  # dtype and shape
+
+# Plans of fewer operators would save nothing.
+_LEAST_STEPS = 2
+
+
+class Segment(NamedTuple):
+    """Steps as one plan; `inputs` and `outputs` are slots."""
+
+    plan: _core.Plan
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def spec_of(value: Any) -> Spec | None:
+    """Return the dtype and shape of an array; None for what is none."""
+    return (value.dtype.name, value.shape) if isinstance(value, np.ndarray) else None
+
+
+def planned(
+    steps: Sequence[Step],
+    specs: Mapping[int, Spec | None],
+    constants: Sequence[Any],
+    results: frozenset[int],
+) -> tuple[Step | Segment, ...]:
+    """Return the steps, those that can be planned as segments.
+
+    Parameters
+    ----------
+    specs : what a run has shown of each slot that is no constant.
+    constants : arrays by slot, None where there is none.
+    results : slots that are read after the last step.
+    """
+    needed = [set(results)]  # after each step, the last first
+    for step in reversed(steps):
+        needed.append(needed[-1] | set(step.inputs))
+    needed.reverse()
+    units: list[Step | Segment] = []
+    draft = _Draft(specs, constants)
+    for step, after in zip(steps, needed[:-1], strict=True):
+        if not draft.take(step):
+            units += draft.finish(after)
+            draft = _Draft(specs, constants)
+            if not draft.take(step):
+                units.append(step)
+                draft = _Draft(specs, constants)
+    units += draft.finish(needed[-1])
+    return tuple(units)
+
+
+class _Draft:
+    """A segment in the making."""
+
+    def __init__(self, specs: Mapping[int, Spec | None], constants: Sequence[Any]) -> None:
+        self._specs = specs
+        self._constants = constants
+        self._builder = _core.PlanBuilder()
+        self._values: dict[int, int] = {}  # by slot
+        self._inputs: list[int] = []
+        self._steps: list[Step] = []
+
+    def take(self, step: Step) -> bool:
+        """Add a step; False: it cannot be planned."""
+        native = step.kernel.native or _VIEWS.get(step.node.op)
+        specs = [self._specs.get(slot) for slot in step.outputs]
+        if native is None or specs[0] is None or len(specs) > 1:
+            return False
+        given = Given(
+            self._builder,
+            specs[0][1],
+            step.node.attributes,
+            lambda i: self._value(step.inputs[i]),
+            lambda i: self._constants[step.inputs[i]] if i < len(step.inputs) else None,
+            len(step.inputs),
+        )
+        try:
+            made = native(given)
+        except (TypeError, ValueError):  # not for these dtypes
+            return False
+        if made is None or (self._builder.dtype(made), self._builder.shape(made)) != specs[0]:
+            return False
+        self._values[step.outputs[0]] = made
+        self._steps.append(step)
+        return True
+
+    def _value(self, slot: int) -> int:
+        value = self._values.get(slot)
+        if value is None:
+            constant, spec = self._constants[slot], self._specs.get(slot)
+            if constant is not None:
+                value = self._builder.constant(constant)
+            elif spec is not None:
+                value = self._builder.input(*spec)
+                self._inputs.append(slot)
+            else:
+                raise TypeError("no array, or left out")
+            self._values[slot] = value
+        return value
+
+    def finish(self, needed: set[int]) -> list[Step | Segment]:
+        """Return the steps as one segment, or as they are where that saves nothing."""
+        if self._builder.steps < _LEAST_STEPS:
+            return [*self._steps]
+        outputs = [slot for step in self._steps for slot in step.outputs if slot in needed]
+        plan = self._builder.finish([self._values[slot] for slot in outputs])
+        return [Segment(plan, tuple(self._steps), tuple(self._inputs), tuple(outputs))]
+
+
+# --- views, of any dtype --------------------------------------------------------------------------
+
+
+def _reshape(given: Given) -> int:
+    return given.plan.reshape(given.value(0), given.shape)
+
+
+def _transpose(given: Given) -> int:
+    x = given.value(0)
+    axes = given.attributes.get("perm") or range(len(given.shape))[::-1]
+    return given.plan.transpose(x, tuple(axes))
+
+
+def _slice(given: Given) -> int | None:
+    starts, ends, axes, steps = (given.constant(i) for i in range(1, 5))
+    if starts is None or ends is None:
+        return None
+    if (axes is None and given.is_given(3)) or (steps is None and given.is_given(4)):
+        return None
+    x, plan = given.value(0), given.plan
+    rank = len(given.shape)
+    which = range(starts.size) if axes is None else axes.reshape(-1).tolist()
+    if given.attributes.get("layout") == NHWC:
+        which = [channels_last(rank).index(axis % rank) for axis in which]
+    by = [1] * starts.size if steps is None else steps.reshape(-1).tolist()
+    for axis, start, end, step in zip(
+        which, starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), by, strict=True
+    ):
+        indices = range(*slice(start, end, step).indices(plan.shape(x)[axis]))
+        x = plan.slice(x, axis, indices.start if indices else 0, len(indices), step)
+    return x
+
+
+_VIEWS: dict[str, Native] = {
+    "Dropout": _reshape,
+    "Flatten": _reshape,
+    "Identity": _reshape,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Squeeze": _reshape,
+    "Transpose": _transpose,
+    "Unsqueeze": _reshape,
+}
