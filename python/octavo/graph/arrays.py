@@ -139,11 +139,19 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         return None
 
     def run(x: Array, lo: Array | None = None, hi: Array | None = None) -> Array:
+        if x.dtype.kind == "f":
+            return x.clip(-math.inf if lo is None else lo, math.inf if hi is None else hi)
         if lo is not None:
             x = np.maximum(x, lo)
         return x if hi is None else np.minimum(x, hi)
 
     return Kernel(run)
+
+
+def _relu(x: Array) -> Any:
+    """``x > 0 ? x : +0``, NaN for NaN. NumPy clips between two numbers faster than from one on."""
+    zero = x.dtype.type(0)
+    return x.clip(zero, x.dtype.type(math.inf)) if x.dtype.kind == "f" else np.maximum(x, zero)
 
 
 def _cast(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -188,8 +196,9 @@ def _hard_sigmoid(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
 
 
 def _line(x: Array, alpha: float, beta: float) -> Any:
-    one = x.dtype.type(1)
-    return np.minimum(np.maximum(x * x.dtype.type(alpha) + x.dtype.type(beta), 0 * one), one)
+    y = np.asarray(x * x.dtype.type(alpha))
+    y += x.dtype.type(beta)
+    return y.clip(x.dtype.type(0), x.dtype.type(1), out=y)
 
 
 def _hard_swish(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -869,20 +878,20 @@ def _pixel_mean(x: Array, axes: tuple[int, ...]) -> Array:
     count = math.prod(x.shape[axis] for axis in axes)
     if not x.size:
         return np.asarray(np.mean(x, axes, keepdims=True))
-    rows = np.ascontiguousarray(wide).reshape(math.prod(x.shape[: axes[0]]), count, -1)
-    whole = count // _LANES
-    if whole < 2:
-        lanes = np.array(rows[:, :_LANES])
-    else:
-        lanes = np.add.reduce(rows[:, : whole * _LANES].reshape(len(rows), whole, _LANES, -1), 1)
-    rest = rows[:, max(whole, 1) * _LANES :]
-    lanes[:, : rest.shape[1]] += rest
-    half = _LANES // 2
-    while half:
-        above = lanes[:, half:]
-        lanes[:, : above.shape[1]] += above
-        lanes = lanes[:, :half]
-        half //= 2
+    lanes = np.ascontiguousarray(wide).reshape(math.prod(x.shape[: axes[0]]), count, -1)
+    if count > _LANES:
+        whole = count - count % _LANES
+        rest = lanes[:, whole:]
+        lanes = np.add.reduce(lanes[:, :whole].reshape(len(lanes), -1, _LANES, lanes.shape[2]), 1)
+        lanes[:, : rest.shape[1]] += rest
+    while lanes.shape[1] > 1:
+        half = 1 << (lanes.shape[1] - 1).bit_length() - 1  # lanes that are not there add nothing
+        low, high = lanes[:, :half], lanes[:, half:]
+        if low.shape == high.shape:
+            lanes = low + high
+        else:
+            lanes = low.copy()
+            lanes[:, : high.shape[1]] += high
     mean: Array = lanes / lanes.dtype.type(count)
     return mean.reshape(shape).astype(x.dtype, copy=False)
 
@@ -910,7 +919,7 @@ _UFUNCS: dict[str, Callable[..., Any]] = {
     "Or": np.logical_or,
     "PRelu": _prelu,
     "Reciprocal": lambda x: x.dtype.type(1) / x,
-    "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "Relu": _relu,
     "Round": np.rint,
     "Sign": np.sign,
     "Softsign": lambda x: x / (x.dtype.type(1) + np.abs(x)),
