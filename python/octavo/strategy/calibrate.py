@@ -359,6 +359,8 @@ _MOVES = {
     *("Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad"),
     *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 }
+# Those that move every value once: what is best for the output is for the input.
+_FORMS = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _TOO_LARGE = 1e45  # squared errors beyond are as bad
 
 
@@ -470,6 +472,9 @@ def _choose(
         *squares, power = observers.from_exact(each)
         errors[name] = errors.get(name, 0.0) + np.asarray(squares) / (power or 1.0)
     choices = {name: tried[name][int(np.argmin(each))] for name, each in errors.items()}
+    for node in reversed(model.graph.nodes):  # the same values in another form
+        if node.op in _FORMS and node.outputs[0] in choices:
+            choices.setdefault(node.inputs[0], choices[node.outputs[0]])
     return stats.with_choices(choices)
 
 

@@ -291,7 +291,7 @@ class Statistics:
             The file is none of that kind, is damaged, or is of a later version.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if any(each.compress_type for each in file.zip.infolist()):
                     raise ValueError("it is compressed")  # and might unpack beyond memory
                 head = json.loads(bytes(file["head"]))
@@ -394,12 +394,22 @@ def _packed(observed: list[Observed]) -> dict[str, NDArray[Any]]:
 def _unpacked(parts: Mapping[str, NDArray[Any]]) -> Iterator[Observed]:
     """Undo `_packed`."""
     table, counts = parts["table"], parts["counts"]
-    if (
-        table.ndim != 2
-        or table.shape[1] != _TABLE
-        or (table[:, [0, 1, *range(3, _TABLE)]] < 0).any()
-    ):
+    if table.ndim != 2 or table.shape[1] != _TABLE or table.dtype != np.int64:
         raise ValueError("its table is damaged")
+    channels_in_all = int(table[:, [7, 9]].sum())
+    expected = {
+        "ends": ((len(table), 2), np.float32),
+        "sums": ((len(table), LANES, 2), np.int64),
+        "counts": ((2 * int(table[:, 6].sum()),), np.int64),
+        "channel_ends": ((2, channels_in_all), np.float32),
+        "channel_sums": ((LANES, channels_in_all), np.int64),
+    }
+    whole = all(
+        parts[name].shape == shape and parts[name].dtype == np.dtype(dtype)
+        for name, (shape, dtype) in expected.items()
+    )
+    if not whole or (table[:, [0, 1, *range(3, _TABLE)]] < 0).any() or (counts < 0).any():
+        raise ValueError("its arrays do not fit each other")
     at = channel = 0
     for row, ends, sums in zip(table.tolist(), parts["ends"], parts["sums"], strict=True):
         count, samples, infinite, counted, zeros, first, width = row[:7]
@@ -411,11 +421,8 @@ def _unpacked(parts: Mapping[str, NDArray[Any]]) -> Iterator[Observed]:
         for length, each in (row[7:9], row[9:11]):
             part = slice(channel, channel + length)
             channel += length
-            low, high = parts["channel_ends"][:, part]
-            total = parts["channel_sums"][:, part]
-            if len(low) != length or total.shape != (LANES, length):
-                raise ValueError("its channels are damaged")
-            channels.append(Channels(each, low, high, total) if length else None)
+            of_part = *parts["channel_ends"][:, part], parts["channel_sums"][:, part]
+            channels.append(Channels(each, *of_part) if length else None)
         yield Observed(
             count,
             samples,
