@@ -386,8 +386,8 @@ def candidates(seen: Observed) -> list[tuple[str, Range]]:
 class _Try(NamedTuple):
     """Runs each operator on what it read, quantized by each candidate.
 
-    For each value and each operator that reads it: the sums (exact) of the squared errors of its
-    outputs, one a candidate, and last that of the outputs' squares.
+    For each value and each operator that reads it, sums (exact): the squared errors of its outputs,
+    one a candidate, then those of the value itself, and last the outputs' squares.
     """
 
     model: Model
@@ -404,9 +404,10 @@ class _Try(NamedTuple):
             names = _read(step)
             for name in dict.fromkeys(names):
                 if name in self.ranges:
-                    errors = self._errors(step, name, names, given, made)
+                    errors = zip(*self._errors(step, name, names, given, made), strict=True)
                     power = sum(map(_squares, outputs))
-                    values = np.minimum(np.nan_to_num([*errors, power], nan=np.inf), _TOO_LARGE)
+                    values = np.array([*itertools.chain(*errors), power])
+                    values = np.minimum(np.nan_to_num(values, nan=np.inf), _TOO_LARGE)
                     key = name, step.node.name
                     sums[key] = sums.get(key, 0) + observers.exact_sums(values[None])
 
@@ -416,7 +417,8 @@ class _Try(NamedTuple):
 
     def _errors(
         self, step: Step, name: str, names: list[str], given: list[Any], made: list[Any]
-    ) -> Iterator[float]:
+    ) -> Iterator[tuple[float, float]]:
+        """Yield for each candidate the squared errors of the outputs, and of the value itself."""
         x = given[names.index(name)]
         for ends in self.ranges[name]:
             low, high = np.asarray(ends, np.float32)
@@ -426,11 +428,12 @@ class _Try(NamedTuple):
             inputs = [coded if each == name else y for each, y in zip(names, given, strict=True)]
             result = step.kernel.run(*inputs)
             results = result if isinstance(result, tuple) else (result,)
-            yield sum(
+            errors = (
                 _squares(np.subtract(a, b))
                 for a, b in zip(results, made, strict=False)
                 if _is_float(b)
             )
+            yield sum(errors), _squares(x - coded)
 
 
 def _squares(x: NDArray[np.float32]) -> float:
@@ -466,11 +469,15 @@ def _choose(
             for key, each in found.items():
                 sums[key] = sums.get(key, 0) + each
             step(len(part))
-    # The error relative to the output, summed over the operators that read the value.
     errors: dict[str, NDArray[np.float64]] = {}
     for (name, _), each in sums.items():
         *squares, power = observers.from_exact(each)
-        errors[name] = errors.get(name, 0.0) + np.asarray(squares) / (power or 1.0)
+        out, own = np.reshape(squares, (2, -1))
+        # What the histogram has of the error in all samples, passed on as those tried passed on
+        # theirs: few of them have a value so large that it is clipped. Relative to the output.
+        overall = observers.squared_error(stats.observed(name), ranges[name])
+        passed_on = np.divide(out, own, out=np.zeros_like(out), where=own > 0)
+        errors[name] = errors.get(name, 0.0) + overall * passed_on / (power or 1.0)
     choices = {name: tried[name][int(np.argmin(each))] for name, each in errors.items()}
     for node in reversed(model.graph.nodes):  # the same values in another form
         if node.op in _FORMS and node.outputs[0] in choices:

@@ -308,6 +308,12 @@ def mse(seen: Observed, dtype: str, symmetric: bool) -> Range:
     return least, greatest
 
 
+def squared_error(seen: Observed, ranges: list[Range]) -> NDArray[np.float64]:
+    """Return the sum of squared errors of all values in uint8, for each of the ranges."""
+    lows, highs = np.array(ranges).T
+    return _squared_error(_bins(seen), lows, highs, "uint8", False)
+
+
 def entropy(seen: Observed, dtype: str, symmetric: bool) -> Range:
     """Return the range whose codes keep most of what the distribution tells.
 
