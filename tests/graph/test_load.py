@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import threading
 import warnings
 
@@ -452,3 +453,26 @@ def test_a_copy_of_the_graph_is_its_own():
     x = np.array([1, -2], np.float32)
     assert np.array_equal(oc.graph.Model(graph)(x), oc.nn.exp(x))
     assert np.array_equal(model(x), oc.nn.exp(-x))
+
+
+def test_a_long_vector_takes_no_memory_while_shapes_are_inferred():
+    """onnx keeps an object for each of its elements where it follows values of shapes."""
+    resource = pytest.importorskip("resource", reason="no count of memory on this system")
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = oc.load(net("net (float[16777216] x) => (int64 y) { y = Size(x) }"))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * kilobyte
+    assert model.inputs[0].shape == (2**24,)
+    assert grown < 2**28
+
+
+def test_shapes_follow_from_large_weights_and_from_values_of_shapes():
+    body = """net (float[n, 300] x) => (float[p, q] y) {
+        m = MatMul(x, w) s = Shape <start = 1> (m) t = Concat <axis = 0> (minus, s)
+        y = Reshape(m, t) }"""
+    weights = np.zeros((300, 200), np.float32)
+    model = oc.load(net(body, opset=18, w=weights, minus=np.array([-1])))
+    assert [tuple(value) for value in model.inputs] == [("x", "float32", ("n", 300))]
+    assert model.graph.values["m"].shape == ("n", 200)
+    assert model.graph.values["y"].shape[1] == 200
+    assert model(np.ones((2, 300))).shape == (2, 200)

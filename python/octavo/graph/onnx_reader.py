@@ -18,8 +18,10 @@ from octavo.graph.ir import Constant, Graph, Node, Subgraph, Value, unique_names
 Proto = Any
 
 OLDEST_OPSET = 11
-# More than protobuf itself holds; what is left out is only what is known of the values.
-_MOST_INFERRED = 2**31 - 2**20
+# Constants of more bytes are no shapes, and nothing is inferred from what they hold.
+_LARGE = 2**16
+# For how many elements of vectors onnx may keep what it knows of each: it takes 80 bytes for one.
+_MOST_ELEMENTS = 2**22
 
 
 def import_onnx() -> Any:
@@ -49,8 +51,12 @@ def read(source: str | os.PathLike[str] | bytes | Proto) -> Graph:
     content = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
     onnx = import_onnx()
     model = _parse(onnx, source, content)
+    light = _without_weights(onnx, model)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(light)
+        for tensor in model.graph.initializer:
+            if tensor.ByteSize() > _LARGE:
+                onnx.checker.check_tensor(tensor)
     except Exception as error:  # ValidationError, and whatever else a malformed model provokes
         raise ModelError(f"not a valid ONNX model: {_first_line(error)}") from error
     opsets = {each.domain or "ai.onnx": each.version for each in model.opset_import}
@@ -63,19 +69,52 @@ def read(source: str | os.PathLike[str] | bytes | Proto) -> Graph:
         )
     try:
         if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        if model.ByteSize() < _MOST_INFERRED:
-            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            light = onnx.inliner.inline_local_functions(light)
+        light = _infer_shapes(onnx, light)
     except Exception as error:
         raise ModelError(f"shapes or types contradict: {_first_line(error)}") from error
     try:
-        graph = _graph(onnx, model.graph, opsets, {})
+        graph = _graph(onnx, light.graph, opsets, {}, model.graph.initializer)
         graph.metadata = {each.key: each.value for each in model.metadata_props}
         return graph
     except ModelError:
         raise
     except Exception as error:  # what the checker let through
         raise ModelError(f"not a valid ONNX model: {_first_line(error)}") from error
+
+
+def _without_weights(onnx: Any, model: Proto) -> Proto:
+    """Return the model with large constants as inputs: onnx copies what it looks at, several times."""
+    light: Proto = onnx.ModelProto()
+    light.ir_version = model.ir_version
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = model.graph
+    light.graph.name = graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, field).extend(getattr(graph, field))
+    given = {each.name for each in graph.input}
+    for tensor in graph.initializer:
+        if tensor.ByteSize() <= _LARGE:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.input.append(info)
+    return light
+
+
+def _infer_shapes(onnx: Any, model: Proto) -> Proto:
+    """Return the model with the types and shapes that follow, through values of shapes if it can be.
+
+    For these onnx keeps an object for each element of any vector: so vectors must be short.
+    """
+    inferred: Proto = onnx.shape_inference.infer_shapes(model)
+    graph = inferred.graph
+    shapes = [each.type.tensor_type.shape.dim for each in (*graph.input, *graph.value_info)]
+    lengths = [shape[0].dim_value for shape in shapes if len(shape) == 1]
+    if max(lengths, default=0) * len(graph.node) <= _MOST_ELEMENTS:
+        inferred = onnx.shape_inference.infer_shapes(inferred, data_prop=True)
+    return inferred
 
 
 def _first_line(error: Exception) -> str:
@@ -117,9 +156,15 @@ def _decode(model: Proto, content: bytes, what: str) -> None:
         raise ModelError(f"{what} no ONNX model: no graph, or no opset")
 
 
-def _graph(onnx: Any, proto: Proto, opsets: dict[str, int], around: dict[str, Value]) -> Graph:
+def _graph(
+    onnx: Any,
+    proto: Proto,
+    opsets: dict[str, int],
+    around: dict[str, Value],
+    initializers: Iterable[Proto],
+) -> Graph:
     """Return a graph; `around` are the values that it can read if it is inside another."""
-    constants: dict[str, Constant] = {e.name: _array(onnx, e) for e in proto.initializer}
+    constants: dict[str, Constant] = {e.name: _array(onnx, e) for e in initializers}
     for each in proto.sparse_initializer:
         constants[each.values.name] = _dense(onnx, each)
     values = {
@@ -160,7 +205,7 @@ def _node(
     for each in proto.attribute:
         if each.type == onnx.AttributeProto.GRAPH:
             implicit |= {free: free for free in _free(each.g, set())}
-            graph = _graph(onnx, each.g, opsets, around)
+            graph = _graph(onnx, each.g, opsets, around, each.g.initializer)
             attributes[each.name] = Subgraph(graph, each.g.SerializeToString())
         elif each.type == onnx.AttributeProto.TENSOR:
             attributes[each.name] = _array(onnx, each.t)

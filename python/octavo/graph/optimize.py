@@ -19,7 +19,9 @@ def optimize(graph: Graph) -> None:
     """
     try:
         _run_all(graph)
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+    except ModelError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(f"the graph contradicts itself: {error!r}") from error
 
 

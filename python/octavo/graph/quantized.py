@@ -155,6 +155,8 @@ def one_scale(graph: Graph, scale: str, zero_point: str, dtype: str | None) -> Q
         dtype = zeros.dtype.name  # that of the codes, which may not be known
     if scales is None or scales.size != 1 or (zero_point and zeros is None) or dtype not in _CODES:
         return None
+    if zeros is not None and zeros.size != 1:
+        return None
     zero = 0 if zeros is None else int(zeros.reshape(()))
     try:
         return QParams(float(scales.reshape(())), zero, dtype)
