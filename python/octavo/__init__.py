@@ -25,9 +25,12 @@ from octavo.strategy import HOMES
 
 if TYPE_CHECKING:
     from octavo.strategy.calibrate import calibrate
+    from octavo.strategy.compare import compare
     from octavo.strategy.dataset import Dataset
     from octavo.strategy.evaluate import evaluate
+    from octavo.strategy.explain import explain
     from octavo.strategy.metrics import Metric
+    from octavo.strategy.ptq import quantize_model
     from octavo.strategy.statistics import Statistics
 
 __all__ = [
@@ -50,16 +53,19 @@ __all__ = [
     "__version__",
     "attention",
     "calibrate",
+    "compare",
     "conv1d",
     "conv2d",
     "conv_transpose2d",
     "dequantize",
     "evaluate",
+    "explain",
     "linear",
     "load",
     "matmul",
     "pack",
     "quantize",
+    "quantize_model",
     "requantize",
     "runtime",
     "set_num_threads",

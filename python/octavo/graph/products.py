@@ -27,8 +27,10 @@ def as_float32(x: Array) -> Array:
 
 
 def are_float32(args: Sequence[Arg]) -> bool:
-    """Whether float32 holds all of these."""
-    return all(arg.dtype in _HALF_OR_FLOAT for arg in args if arg.given)
+    """Whether float32 holds all of these; weights that are stored as codes stand for floats."""
+    return all(
+        arg.dtype in _HALF_OR_FLOAT or isinstance(arg.value, QTensor) for arg in args if arg.given
+    )
 
 
 def widened(function: Callable[..., Any]) -> Callable[..., Array]:

@@ -6,6 +6,7 @@ integers the three become one, with the codes on both sides; what is left comput
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ FUNCTIONS = (
     "Swish",
     "Tanh",
 )
+# Metadata: the layers, a list of names in JSON, that quantize activations as they come.
+DYNAMIC = "octavo.dynamic"
 _CODES = ("int8", "uint8")
 # What moves values about, and nothing else: so it moves their codes.
 MOVES = (
@@ -404,6 +407,15 @@ _QOPERATORS: dict[str, Callable[[Graph, Node], None]] = {
 }
 
 
+def _dynamic_layers(graph: Graph) -> frozenset[str]:
+    """Return the layers whose weights are to stay codes though their input is float."""
+    try:
+        names = json.loads(graph.metadata.get(DYNAMIC, "[]"))
+    except ValueError:
+        return frozenset()
+    return frozenset(each for each in names if isinstance(each, str))
+
+
 # --- QDQ form -------------------------------------------------------------------------------------
 
 
@@ -412,6 +424,7 @@ class _Quantized:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.dynamic = _dynamic_layers(graph)
         self.refresh()
 
     def refresh(self) -> None:
@@ -490,6 +503,8 @@ class _Quantized:
 def _fuse_conv(q: _Quantized, node: Node) -> bool:
     x, w = q.codes(node.inputs[0]), q.weights(node.inputs[1])
     kept = 0 if node.op == "Conv" else 1
+    if x is None and w is not None:
+        return _keep_codes(q, node, w)
     if x is None or w is None or w.group_size is not None or w.axis not in (None, kept):
         return False
     if w.ndim not in (3, 4):
@@ -512,6 +527,20 @@ def _fuse_conv(q: _Quantized, node: Node) -> bool:
     )
 
 
+def _keep_codes(q: _Quantized, node: Node, w: QTensor) -> bool:
+    """Let a layer that quantizes activations as they come have its weights as codes."""
+    if (
+        node.name not in q.dynamic
+        or node.inputs[1] in q.graph.constants
+        or w.group_size is not None
+    ):
+        return False
+    held = q.weights(node.inputs[1])  # as the operator has them, not as (out, in)
+    assert held is not None
+    node.inputs[1] = _add_constant(q.graph, f"{node.name}.weight", held)
+    return True
+
+
 def _fuse_linear(q: _Quantized, node: Node) -> bool:
     a = node.attributes
     gemm = node.op == "Gemm"
@@ -524,7 +553,9 @@ def _fuse_linear(q: _Quantized, node: Node) -> bool:
         return not gemm and x is not None and _fuse_product(q, node, x)
     if w.group_size is not None:
         return _fuse_grouped(q, node, w)
-    if x is None or w.axis == 1:
+    if x is None:
+        return _keep_codes(q, node, w)
+    if w.axis == 1:
         return False
     known, bias = _bias_codes(q.graph, node.input(2), float(x.qparams.scale), w, q)
     if not known or (bias is not None and bias.shape != (w.shape[0],)):

@@ -12,4 +12,7 @@ HOMES = {
     "evaluate": "evaluate",
     "Statistics": "statistics",
     "calibrate": "calibrate",
+    "compare": "compare",
+    "explain": "explain",
+    "quantize_model": "ptq",
 }

@@ -13,8 +13,8 @@ from octavo import _core
 Rows = Sequence[Sequence[str]]
 
 
-def table(headers: Sequence[str], rows: Rows) -> str:
-    """Return rows as text, the first column to the left, the others to the right.
+def table(headers: Sequence[str], rows: Rows, left: int = 1) -> str:
+    """Return rows as text, the first columns (one, or `left`) to the left, others to the right.
 
     >>> print(table(("name", "GB/s"), [("pack", "5"), ("quantize", "123.4")]))
     name       GB/s
@@ -25,20 +25,20 @@ def table(headers: Sequence[str], rows: Rows) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
+            cell.rjust(width) if column >= left else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def html(headers: Sequence[str], rows: Rows, note: str = "") -> str:
+def html(headers: Sequence[str], rows: Rows, note: str = "", left: int = 1) -> str:
     """Return rows as an HTML table, with a note below."""
     from html import escape
 
     def line(cells: Sequence[str], tag: str) -> str:
         style = (' style="text-align: left"', ' style="text-align: right"')
-        made = (f"<{tag}{style[i > 0]}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
+        made = (f"<{tag}{style[i >= left]}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
         return f"<tr>{''.join(made)}</tr>"
 
     body = "".join(line(row, "td") for row in rows)
