@@ -69,7 +69,7 @@ def _layer(node: Node, w: Array, kept: int, channels: int) -> Layer | str:
         return f"its weights are {w.dtype}"
     if w.size == 0 or not np.isfinite(w).all():
         return "its weights are empty, or hold NaN or infinity"
-    return Layer(node, w.astype(np.float32), kept, channels)
+    return Layer(node, w.astype(np.float32, copy=False), kept, channels)
 
 
 def quantized_weights(layer: Layer, precision: str) -> QTensor | str:
