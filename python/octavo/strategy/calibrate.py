@@ -420,9 +420,8 @@ class _Try(NamedTuple):
     ) -> Iterator[tuple[float, float]]:
         """Yield for each candidate the squared errors of the outputs, and of the value itself."""
         x = given[names.index(name)]
-        for ends in self.ranges[name]:
-            low, high = np.asarray(ends, np.float32)
-            scale, zero_point = choose(low, high, "uint8", False)
+        lows, highs = np.array(self.ranges[name], np.float32).T
+        for scale, zero_point in zip(*choose(lows, highs, "uint8", False), strict=True):
             codes = _core.quantize(x, scale, zero_point, "uint8", None)
             coded = _core.dequantize(codes, scale, zero_point, None)
             inputs = [coded if each == name else y for each, y in zip(names, given, strict=True)]

@@ -284,7 +284,7 @@ def mse(seen: Observed, dtype: str, symmetric: bool) -> Range:
     """Return the range of least mean squared error of the quantized values.
 
     Both ends are brought in together, then each alone, by steps of 2^(1/2) to 2^(1/64). The
-    error of a range is that of its codes, rounding and clipping both (Sung et al. 2015, section 2),
+    error of a range is that of its codes, rounding and clipping both (Sung et al. 2015),
     with the values of a bin spread evenly over it and the integral over each bin in closed form.
     """
     bins = _bins(seen, joined=2)
@@ -449,4 +449,5 @@ def _error_area(
     """Return the integral from 0 to t of the squared distance to the next code; steps are 1 wide."""
     inside = np.clip(t, least, greatest)
     code = np.rint(inside)
-    return code / 12 + (inside - code) ** 3 / 3 + (t - inside) ** 3 / 3
+    rounded, clipped = inside - code, t - inside
+    return code / 12 + (rounded * rounded * rounded + clipped * clipped * clipped) / 3
