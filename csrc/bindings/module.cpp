@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(),
   octavo::register_elementwise(m);
   octavo::register_linear(m);
   octavo::register_float(m);
+  octavo::register_float_pool(m);
   octavo::register_grouped(m);
   octavo::register_conv(m);
   octavo::register_recurrent(m);

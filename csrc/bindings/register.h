@@ -10,6 +10,7 @@ void register_matmul(pybind11::module_& m);
 void register_elementwise(pybind11::module_& m);
 void register_linear(pybind11::module_& m);
 void register_float(pybind11::module_& m);
+void register_float_pool(pybind11::module_& m);
 void register_grouped(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
 void register_recurrent(pybind11::module_& m);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "ops/windows.h"
 #include "runtime/trace.h"
 
 namespace octavo {
@@ -15,50 +16,18 @@ Images outputs_of(const Images& in, const Window& window) {
   return {in.batch, in.channels, window.height.out, window.width.out, in.channels_last};
 }
 
-// Calls pool(args, row, column) for runs of outputs of one row whose windows have the same taps
-// inside the image; `column` is the first one's.
-template <class Pool>
-void for_each_window(const Window& window, const ImageBlock& block, bool is_signed,
-                     const Pool& pool) {
-  const WindowAxis &h = window.height, &w = window.width;
-  PoolArgs args{};
-  args.row_step = h.dilation * block.x_row;
-  args.column_step = w.dilation * block.x_pixel;
-  args.x_step = w.stride * block.x_pixel;
-  args.y_step = block.y_pixel;
-  args.is_signed = is_signed;
-  const bool is_dense = args.x_step == block.channels && args.y_step == block.channels;
-  const int64_t first_whole = w.first_whole(), last_whole = w.last_whole();
-  for (int64_t row = block.first; row < block.last; ++row) {
-    const int64_t first_row = h.first_tap(row);
-    args.rows = h.last_tap(row) - first_row;
-    const int64_t x_row = h.start(row) + first_row * h.dilation - block.x_first;
-    int64_t outputs = 1;
-    for (int64_t column = 0; column < w.out; column += outputs) {
-      const int64_t first_column = w.first_tap(column);
-      args.columns = w.last_tap(column) - first_column;
-      outputs = column >= first_whole && column < last_whole ? last_whole - column : 1;
-      // Outputs whose values and windows follow one another are one output of more channels.
-      args.outputs = is_dense ? 1 : outputs;
-      args.channels = is_dense ? outputs * block.channels : block.channels;
-      args.x = block.x + x_row * block.x_row +
-               (w.start(column) + first_column * w.dilation) * block.x_pixel;
-      args.y = block.y + (row - block.first) * block.y_row + column * block.y_pixel;
-      pool(args, row, column);
-    }
-  }
-}
-
 template <class Pool>
 void pool_images(const KernelTable& table, const uint8_t* x, const Images& in, bool is_signed,
                  const Window& window, uint8_t* y, int threads, const Pool& pool) {
+  PoolArgs args{};
+  args.is_signed = is_signed;
   const WindowAxis& h = window.height;
   const auto rows_read = [&](int64_t first, int64_t last) {
     return std::pair(std::max<int64_t>(0, h.start(first)),
                      std::min(h.in, h.start(last - 1) + (h.kernel - 1) * h.dilation + 1));
   };
   for_each_block(table, in, x, outputs_of(in, window), y, threads, rows_read,
-                 [&](const ImageBlock& block) { for_each_window(window, block, is_signed, pool); });
+                 [&](const ImageBlock& block) { for_each_window(window, block, args, pool); });
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ import _contextvars
 import collections.abc
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_function', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_average_pool', 'float_function', 'float_max_pool', 'float_mean', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -299,9 +299,21 @@ def enable_contexts() -> None:
     """
     Read isa_context and threads_context in every call from now on.
     """
+def float_average_pool(x: typing.Any, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False, count_include_pad: bool = False) -> numpy.ndarray:
+    """
+    The mean under a window, by the taps inside the image, or inside its padding too.
+    """
 def float_function(name: str, x: typing.Any, out: typing.Any = None) -> numpy.ndarray:
     """
     exp, erf, tanh, sigmoid, silu, gelu or gelu_tanh of float32 values.
+    """
+def float_max_pool(x: typing.Any, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False) -> numpy.ndarray:
+    """
+    The greatest value under a window of float32 images (batch, height, width, channels); NaN where there is one. As `max_pool`.
+    """
+def float_mean(x: typing.Any) -> numpy.ndarray:
+    """
+    The mean of each channel of float32 images (batch, height, width, channels), height and width 1, summed in 64 lanes.
     """
 def fp_control() -> int:
     """

@@ -443,3 +443,39 @@ def test_the_mean_of_an_image_is_summed_in_64_lanes(dtype, size):
         lanes = lanes[..., :half] + lanes[..., half:]
     expected = (lanes[..., None] / wide.dtype.type(np.prod(size))).astype(dtype)
     assert np.array_equal(y, expected)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_windows_of_float32_give_what_those_of_float64_give(op, rank):
+    rng = np.random.default_rng(rank)
+    for _ in range(4 if IN_QEMU else 20):
+        dims = rank - 2
+        kernel = tuple(rng.integers(1, 4, dims).tolist())
+        attributes = {
+            "kernel_shape": kernel,
+            "strides": tuple(rng.integers(1, 4, dims).tolist()),
+            "pads": tuple(int(rng.integers(size)) for size in kernel * 2),
+            "ceil_mode": int(rng.integers(2)),
+        }
+        if op == "AveragePool":
+            attributes["count_include_pad"] = int(rng.integers(2))
+        x = rng.integers(-9, 10, (2, 3, *rng.integers(3, 9, dims))).astype(np.float64)
+        x[0, 0].flat[1] = np.nan
+        results = []
+        for dtype in ("float32", "float64"):
+            node = Node("pool", op, ["x"], ["y"], attributes, 19)
+            image = Value("x", dtype, x.shape)
+            model = Model(Graph("net", [image], [Value("y", dtype)], [node], {}, {}))
+            results.append(model.run({"x": x.astype(dtype)})["y"])
+        assert np.array_equal(results[0], results[1].astype(np.float32), equal_nan=True)
+
+
+def test_a_window_of_padding_alone_gives_what_numpy_makes_of_it():
+    attributes = {"kernel_shape": (2,), "strides": (2,), "pads": (2, 0)}
+    node = Node("pool", "MaxPool", ["x"], ["y"], attributes, 19)
+    image = Value("x", "float32", (1, 1, 2))
+    model = Model(Graph("net", [image], [Value("y", "float32")], [node], {}, {}))
+    y = model.run({"x": np.array([[[1, 2]]], np.float32)})["y"]
+    assert y.tolist() == [[[-np.inf, 2]]]

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.graph.kernel import NHWC, Arg, Attributes, Kernel, Make, channels_last
+from octavo import _core
+from octavo.graph.kernel import (
+    NHWC,
+    Arg,
+    Attributes,
+    Kernel,
+    Make,
+    channels_first,
+    channels_last,
+)
 
 Array = NDArray[Any]
 
@@ -140,7 +149,7 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
 
     def run(x: Array, lo: Array | None = None, hi: Array | None = None) -> Array:
         if x.dtype.kind == "f":
-            return x.clip(-math.inf if lo is None else lo, math.inf if hi is None else hi)
+            return _clamped(x, *(None if each is None else each.item() for each in (lo, hi)))
         if lo is not None:
             x = np.maximum(x, lo)
         return x if hi is None else np.minimum(x, hi)
@@ -148,10 +157,19 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     return Kernel(run)
 
 
+def _clamped(x: Array, lo: float | None, hi: float | None) -> Array:
+    least, most = -math.inf if lo is None else lo, math.inf if hi is None else hi
+    # Elsewhere than in kernels the sign of a zero at a bound is NumPy's to choose.
+    return _core.clip(x, lo, hi) if x.dtype == np.float32 and least <= most else x.clip(least, most)
+
+
 def _relu(x: Array) -> Any:
-    """``x > 0 ? x : +0``, NaN for NaN. NumPy clips between two numbers faster than from one on."""
+    """``x > 0 ? x : +0``, NaN for NaN."""
     zero = x.dtype.type(0)
-    return x.clip(zero, x.dtype.type(math.inf)) if x.dtype.kind == "f" else np.maximum(x, zero)
+    if x.dtype == np.float32:
+        return _core.clip(x, 0.0, None)
+    y = np.maximum(x, zero)
+    return y + zero if x.dtype.kind == "f" else y  # -0 + 0 is 0
 
 
 def _cast(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -810,8 +828,34 @@ def _sizes(a: Attributes, x: Array) -> tuple[int, ...]:
     return x.shape[_first_size(a) : _first_size(a) + x.ndim - 2]
 
 
+def _native_window(a: Attributes, x: Array) -> tuple[Any, ...] | None:
+    """Return kernel, stride, padding and ceil mode of windows that octavo pools float32 by."""
+    kernel = tuple(a["kernel_shape"])
+    if x.dtype != np.float32 or x.ndim not in (3, 4) or set(a.get("dilations") or (1,)) != {1}:
+        return None
+    before, behind, _ = pool_sides(a, _sizes(a, x), kernel)
+    if any(side >= size for side, size in zip((*before, *behind), kernel * 2, strict=True)):
+        return None  # a window may hold padding alone
+    strides = tuple(a.get("strides") or (1,) * len(kernel))
+    ceil = bool(a.get("ceil_mode", 0)) and not a.get("auto_pad", "").startswith("SAME")
+    if x.ndim == 3:
+        return (1, *kernel), (1, *strides), (0, *before, 0, *behind), ceil
+    return kernel, strides, (*before, *behind), ceil
+
+
+def _native_pool(a: Attributes, x: Array, pool: Callable[[Array], Array]) -> Array:
+    """Return what `pool` gives for images with channels last, in the layout of `a`; signals too."""
+    last = a.get("layout") == NHWC
+    images = x if last else x.transpose(channels_last(x.ndim))
+    y = pool(images) if x.ndim == 4 else pool(images[:, None])[:, 0]
+    return y if last else y.transpose(channels_first(x.ndim))
+
+
 def max_pool(a: Attributes, x: Array) -> Array:
-    """Return the greatest value under each window of (batch, channels, ...) images."""
+    """Return the greatest value under each window of images, laid out as `a` says."""
+    window = _native_window(a, x)
+    if window is not None:
+        return _native_pool(a, x, lambda images: _core.float_max_pool(images, *window))
     kernel = a["kernel_shape"]
     before, _, outs = pool_sides(a, _sizes(a, x), kernel)
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
@@ -835,6 +879,11 @@ def _average_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     kernel, include = a["kernel_shape"], a.get("count_include_pad", 0)
 
     def run(x: Array) -> Any:
+        window = _native_window(a, x)
+        if window is not None:
+            return _native_pool(
+                a, x, lambda images: _core.float_average_pool(images, *window, bool(include))
+            )
         sizes = _sizes(a, x)
         before, behind, outs = pool_sides(a, sizes, kernel)
         needed = _reach(a, kernel, outs)
@@ -874,11 +923,15 @@ def _pixel_mean(x: Array, axes: tuple[int, ...]) -> Array:
     Pixel k goes to lane k mod 64, lanes are added by halves: the same bits in either layout.
     """
     shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    wide = x.astype(np.float32) if x.dtype == np.float16 else x
     count = math.prod(x.shape[axis] for axis in axes)
     if not x.size:
         return np.asarray(np.mean(x, axes, keepdims=True))
-    lanes = np.ascontiguousarray(wide).reshape(math.prod(x.shape[: axes[0]]), count, -1)
+    lanes = np.ascontiguousarray(x).reshape(math.prod(x.shape[: axes[0]]), count, -1)
+    if x.dtype != np.float64:
+        images = lanes.astype(np.float32, copy=False)
+        if lanes.shape[2] == 1:  # channels first
+            images = images.reshape(x.shape[0], -1, count).transpose(0, 2, 1)
+        return _core.float_mean(images[:, None]).reshape(shape).astype(x.dtype, copy=False)
     if count > _LANES:
         whole = count - count % _LANES
         rest = lanes[:, whole:]
@@ -893,7 +946,7 @@ def _pixel_mean(x: Array, axes: tuple[int, ...]) -> Array:
             lanes = low.copy()
             lanes[:, : high.shape[1]] += high
     mean: Array = lanes / lanes.dtype.type(count)
-    return mean.reshape(shape).astype(x.dtype, copy=False)
+    return mean.reshape(shape)
 
 
 _UFUNCS: dict[str, Callable[..., Any]] = {
