@@ -149,7 +149,7 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
 
     def run(x: Array, lo: Array | None = None, hi: Array | None = None) -> Array:
         if x.dtype.kind == "f":
-            return _clamped(x, *(None if each is None else each.item() for each in (lo, hi)))
+            return x.clip(-math.inf if lo is None else lo, math.inf if hi is None else hi)
         if lo is not None:
             x = np.maximum(x, lo)
         return x if hi is None else np.minimum(x, hi)
@@ -157,19 +157,10 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     return Kernel(run)
 
 
-def _clamped(x: Array, lo: float | None, hi: float | None) -> Array:
-    least, most = -math.inf if lo is None else lo, math.inf if hi is None else hi
-    # Elsewhere than in kernels the sign of a zero at a bound is NumPy's to choose.
-    return _core.clip(x, lo, hi) if x.dtype == np.float32 and least <= most else x.clip(least, most)
-
-
 def _relu(x: Array) -> Any:
-    """``x > 0 ? x : +0``, NaN for NaN."""
+    """``x > 0 ? x : +0``, NaN for NaN. NumPy clips between two numbers faster than from one on."""
     zero = x.dtype.type(0)
-    if x.dtype == np.float32:
-        return _core.clip(x, 0.0, None)
-    y = np.maximum(x, zero)
-    return y + zero if x.dtype.kind == "f" else y  # -0 + 0 is 0
+    return x.clip(zero, x.dtype.type(math.inf)) if x.dtype.kind == "f" else np.maximum(x, zero)
 
 
 def _cast(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
