@@ -259,7 +259,8 @@ class Executor:
             values[slot] = array
         steps = tuple(step for step in self.steps if not self._static.issuperset(step.outputs))
         for step, free in zip(self.steps, self._frees(self.steps), strict=True):
-            _run_step(step, values, timer, watch)
+            known = self._static.issuperset(step.outputs)  # no data: it is not shown
+            _run_step(step, values, timer, None if known else watch)
             for slot in free:
                 values[slot] = None
         for slot in self._static:

@@ -288,8 +288,9 @@ class Model:
         watch : callable
             Called as ``watch(step, inputs, outputs)`` after each operator, in the order they run
             in: ``step.node`` is the graph's node, ``step.kernel.run`` computes it, the arrays are
-            those of ``node.reads`` and ``node.outputs``, None where one is left out. They are not
-            to be written to. What follows from input shapes alone is shown the first time only.
+            those of ``node.inputs`` and what ``node.implicit`` names, and of ``node.outputs``, None
+            where one is left out. They are not to be written to. What follows from input shapes
+            alone is computed once and not shown.
         """
         names = [value.name for value in self._graph.outputs]
         made = self._executor.run(self._arrays(feeds), names, watch=watch)

@@ -302,7 +302,6 @@ class _Observe(NamedTuple):
     def _batch(self, batch: _Batch) -> dict[str, Observed]:
         seen: dict[str, Observed] = {}
         inputs = {value.name for value in self.model.inputs}
-        static = _static(self.model)
 
         def look(name: str, value: Any) -> None:
             if not _is_float(value):
@@ -321,8 +320,6 @@ class _Observe(NamedTuple):
                 seen[name] = Observed(infinite=batch.number)
 
         def watch(step: Step, given: list[Any], made: list[Any]) -> None:
-            if static.issuperset(step.outputs):
-                return
             for name, value in zip(_read(step), given, strict=True):
                 if name in inputs and name not in seen:
                     look(name, value)
@@ -332,11 +329,6 @@ class _Observe(NamedTuple):
 
         self.model.trace(batch.feeds, watch)
         return seen
-
-
-def _static(model: Model) -> frozenset[int]:
-    """Return the slots of what follows from shapes alone: no data, and shown the first time only."""
-    return model._executor._static
 
 
 def _read(step: Step) -> list[str]:
@@ -395,11 +387,10 @@ class _Try(NamedTuple):
 
     def run(self, part: list[_Batch]) -> dict[tuple[str, str], NDArray[np.int64]]:
         sums: dict[tuple[str, str], NDArray[np.int64]] = {}
-        static = _static(self.model)
 
         def watch(step: Step, given: list[Any], made: list[Any]) -> None:
             outputs = [each for each in made if _is_float(each)]
-            if not outputs or not _computes(step) or static.issuperset(step.outputs):
+            if not outputs or not _computes(step):
                 return
             names = _read(step)
             for name in dict.fromkeys(names):
