@@ -138,6 +138,28 @@ def test_what_has_no_integer_form_stays_float_and_is_listed():
     assert got["LayerNormalization_0"] == "float32"
 
 
+def test_values_that_follow_from_shapes_alone_stay_float():
+    width = 32
+    x = rows(width=width)
+    model = network(
+        [
+            ("Shape", ["x"], ["s"], {}),
+            ("ConstantOfShape", ["s"], ["c"], {"value": np.ones(1, np.float32)}),
+            ("Add", ["x", "c"], ["a"], {}),
+            ("MatMul", ["a", "w"], ["h"], {}),
+            ("Transpose", ["c"], ["t"], {"perm": (0, 2, 1)}),
+            ("MatMul", ["h", "t"], ["y"], {}),
+        ],
+        {"w": floats(np.random.default_rng(0), width, width)},
+        {**dict.fromkeys("xcah", ("n", 5, width)), "s": (3,), "t": ("n", width, 5), "y": ("n", 5, 5)},
+        "x", "y", {"s": "int64"},
+    )  # fmt: skip
+    q = oc.quantize_model(model, x)
+    assert precisions(q)["MatMul_3"] == "int8"
+    assert precisions(q)["Add_2"] == precisions(q)["MatMul_5"] == "float32"
+    assert signal_to_error(model(x), q(x)) > 25
+
+
 def test_precision_is_given_layer_by_layer():
     q = oc.quantize_model(
         transformer(), rows(),

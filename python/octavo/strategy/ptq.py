@@ -118,7 +118,8 @@ def quantize_model(
     to_nchw(graph)
     wanted = precision_of_layers(graph.nodes, precision)
     is_known = data is not None or stats is not None
-    plan = _Plan(graph, wanted, static=activations == "static" and is_known)
+    static = activations == "static" and is_known
+    plan = _Plan(graph, wanted, static=static, shaped=_shaped(graph) if static else frozenset())
     gains: list[Gain] = []
     scaled: list[str] = []
     samples = Samples(graph, plan.layers, Model(graph), data) if data is not None else None
@@ -149,13 +150,32 @@ def quantize_model(
     return Model(graph)
 
 
+def _shaped(graph: Graph) -> frozenset[str]:
+    """Return the values that follow from the shapes of inputs alone: calibration sees none."""
+    executor = Model(graph)._executor
+    return frozenset(
+        name
+        for step in executor.steps
+        if executor._static.issuperset(step.outputs)
+        for name in step.node.outputs
+    )
+
+
 class _Plan:
     """Which values become codes, and how weights are stored."""
 
-    def __init__(self, graph: Graph, wanted: Mapping[str, str], *, static: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        wanted: Mapping[str, str],
+        *,
+        static: bool,
+        shaped: frozenset[str] = frozenset(),
+    ) -> None:
         self.graph = graph
         self.wanted = wanted
         self.static = static
+        self.shaped = shaped
         self.layers: dict[str, Layer] = {}
         self.reasons: dict[str, str] = {}
         for node in graph.nodes:
@@ -200,7 +220,7 @@ class _Plan:
         if not data or not all(name in known for name in node.outputs):
             return ()
         if not all(self._can(node.inputs[index]) for index in data):
-            self.reasons[node.name] = "an input is constant, or no float32 tensor"
+            self.reasons[node.name] = "an input is constant, of shapes alone, or no float32 tensor"
             return ()
         return data
 
@@ -220,7 +240,9 @@ class _Plan:
 
     def _can(self, name: str) -> bool:
         """Whether a value can be codes."""
-        return name not in self.graph.constants and self.graph.value(name).dtype == "float32"
+        if name in self.graph.constants or name in self.shaped:
+            return False
+        return self.graph.value(name).dtype == "float32"
 
     def _data_inputs(self, node: Node) -> tuple[int, ...]:
         """Return which inputs hold the values that an operator on codes takes; () if it has none."""
