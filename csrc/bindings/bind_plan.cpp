@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "bindings/ndarray.h"
 #include "bindings/quantize_arguments.h"
 #include "bindings/register.h"
+#include "bindings/rows_arguments.h"
 #include "bindings/tensor_arguments.h"
 #include "ops/float_linear.h"
 #include "ops/grouped_linear.h"
@@ -141,10 +143,24 @@ class Draft {
                    const py::object& out_dtype, const py::object& kernel, const py::object& stride,
                    const py::object& padding, bool ceil_mode, bool count_include_pad,
                    const std::string& layout);
+  int float_max_pool(int x, const py::object& kernel, const py::object& stride,
+                     const py::object& padding, bool ceil_mode);
+  int float_average_pool(int x, const py::object& kernel, const py::object& stride,
+                         const py::object& padding, bool ceil_mode, bool count_include_pad);
+  int float_mean(int x);
   int quantize(int x, const py::object& scale, const py::object& zero_point,
                const std::string& dtype, const py::object& axis);
   int dequantize(int x, const py::object& scale, const py::object& zero_point,
                  const py::object& axis);
+  int float_pair(const std::string& name, int a, int b);
+  int clip(int x, const py::object& lo, const py::object& hi);
+  int float_function(const std::string& name, int x);
+  int softmax(int x, int64_t axis);
+  int norm(RowFunction function, int x, const py::object& weight, const py::object& bias,
+           int64_t axis, const py::object& eps);
+  int matmul(int a, int b, int32_t a_zero_point, int32_t b_zero_point, const py::object& multiplier,
+             int32_t zero_point, const py::object& dtype);
+  int product(int a, int b);
   int reshape(int x, const py::object& shape);
   int transpose(int x, const py::object& axes);
   int slice(int x, int64_t axis, int64_t start, int64_t length, int64_t step);
@@ -456,6 +472,36 @@ int Draft::average_pool(int x, const py::object& x_scale, const py::object& x_ze
   return y;
 }
 
+int Draft::float_max_pool(int x, const py::object& kernel, const py::object& stride,
+                          const py::object& padding, bool ceil_mode) {
+  const int in = floats(x, "x");
+  const Images images = images_of(view(in), "NHWC");
+  const Window window = window_of(images, kernel, stride, padding, py::make_tuple(1, 1), ceil_mode);
+  const int y = result(Type::kFloat32, image_shape(images, window.height.out, window.width.out));
+  builder_.add(FloatMaxPoolStep{images, window}, {in}, {y}, work(shape_of(in)));
+  return y;
+}
+
+int Draft::float_average_pool(int x, const py::object& kernel, const py::object& stride,
+                              const py::object& padding, bool ceil_mode, bool count_include_pad) {
+  const int in = floats(x, "x");
+  const Images images = images_of(view(in), "NHWC");
+  const Window window = window_of(images, kernel, stride, padding, py::make_tuple(1, 1), ceil_mode);
+  const int y = result(Type::kFloat32, image_shape(images, window.height.out, window.width.out));
+  builder_.add(FloatAveragePoolStep{images, window, count_include_pad}, {in}, {y},
+               work(shape_of(in)));
+  return y;
+}
+
+int Draft::float_mean(int x) {
+  const int in = floats(x, "x");
+  const Images images = images_of(view(in), "NHWC");
+  check_has_pixels(images);
+  const int y = result(Type::kFloat32, image_shape(images, 1, 1));
+  builder_.add(FloatMeanStep{images}, {in}, {y}, work(shape_of(in)));
+  return y;
+}
+
 CodesParameters parameters_of(const Parameters& p, bool is_signed) {
   return {p.layout,
           {p.scale.begin(), p.scale.end()},
@@ -483,6 +529,216 @@ int Draft::dequantize(int x, const py::object& scale, const py::object& zero_poi
   const Parameters p = parse_parameters(scale, zero_point, layout_of(view(in), axis), codes, dtype);
   const int y = result(Type::kFloat32, shape_of(in));
   builder_.add(DequantizeStep{parameters_of(p, codes.is_signed)}, {in}, {y}, work(shape_of(in)));
+  return y;
+}
+
+int Draft::float_pair(const std::string& name, int a, int b) {
+  constexpr std::pair<const char*, FloatPair> kPairs[] = {{"add", FloatPair::kAdd},
+                                                          {"subtract", FloatPair::kSubtract},
+                                                          {"multiply", FloatPair::kMultiply},
+                                                          {"divide", FloatPair::kDivide}};
+  const auto* const found = std::find_if(std::begin(kPairs), std::end(kPairs),
+                                         [&](const auto& known) { return name == known.first; });
+  if (found == std::end(kPairs))
+    raise_value("name must be one of add, subtract, multiply, divide, got ", name);
+  const int left = floats(a, "a"), right = floats(b, "b");
+  int64_t a_shape[Shape::kMaxAxes], b_shape[Shape::kMaxAxes];
+  const Shape shape = broadcast(view(left), view(right), a_shape, b_shape);
+  const int y = result(Type::kFloat32, shape);
+  builder_.add(FloatPairStep{found->second, Broadcast(shape.size(), a_shape, b_shape)},
+               {left, right}, {y}, work(shape));
+  return y;
+}
+
+int Draft::clip(int x, const py::object& lo, const py::object& hi) {
+  const int in = floats(x, "x");
+  const Clip bounds(lo, hi);
+  const Shape shape = shape_of(in);
+  const int y = result(Type::kFloat32, shape);
+  builder_.add(ClipStep{work(shape) / NativeScope::kMacsPerValue, bounds.lo, bounds.hi}, {in}, {y},
+               work(shape));
+  return y;
+}
+
+// Strides of a value in its own values; those of the result in C order.
+StridedRows::Steps steps_of(const PlanValue& x, const std::vector<int64_t>& y, size_t axis) {
+  return {x.strides[axis] / x.value_bytes, y[axis], 0};
+}
+
+int Draft::float_function(const std::string& name, int x) {
+  const FloatFunction function = function_named(name);
+  if (type(x) != Type::kFloat32) raise_type("x must be float32, got ", type_name(type(x)));
+  const Shape shape = shape_of(x);
+  const PlanValue& value = builder_.value(x);
+  const auto dense = dense_strides(value.shape, 1);
+  StridedRows rows(1, {1, 1, 0});
+  for (size_t i = 0; i < dense.size(); ++i)
+    rows.add_axis(value.shape[i], steps_of(value, dense, i));
+  const int y = result(Type::kFloat32, shape);
+  builder_.add(FloatFunctionStep{function, rows}, {x}, {y}, work(shape));
+  return y;
+}
+
+int Draft::softmax(int x, int64_t axis) {
+  if (type(x) != Type::kFloat32) raise_type("x must be float32, got ", type_name(type(x)));
+  const auto along = static_cast<size_t>(axis_of(x, axis));
+  const Shape shape = shape_of(x);
+  const PlanValue& value = builder_.value(x);
+  const auto dense = dense_strides(value.shape, 1);
+  const int64_t n = value.shape[along];
+  // A row of one value is a row of values side by side.
+  StridedRows rows(n, n == 1 ? StridedRows::Steps{1, 1, 1} : steps_of(value, dense, along));
+  for (size_t i = 0; i < dense.size(); ++i) {
+    if (i != along) rows.add_axis(value.shape[i], steps_of(value, dense, i));
+  }
+  FloatRowsArgs args{};
+  args.run = 1;
+  const int y = result(Type::kFloat32, shape);
+  builder_.add(RowsStep{RowFunction::kSoftmax, rows, args, false, false}, {x}, {y}, work(shape));
+  return y;
+}
+
+int Draft::norm(RowFunction function, int x, const py::object& weight, const py::object& bias,
+                int64_t axis, const py::object& eps) {
+  const int in = floats(x, "x");
+  const int first = axis_of(in, axis);
+  const Shape shape = shape_of(in);
+  std::vector<int> reads = {in};
+  const auto affine = [&](const py::object& object, const char* name) {
+    if (object.is_none()) return;
+    const int id = floats(object.cast<int>(), name);
+    const Shape given = shape_of(id);
+    if (!std::equal(shape.begin() + first, shape.end(), given.begin(), given.end()))
+      raise_value(name, " has shape ", shape_text(given), ", expected that of the axes from ",
+                  int64_t{first}, " on of ", shape_text(shape));
+    reads.push_back(id);
+  };
+  affine(weight, "weight");
+  affine(bias, "bias");
+  int64_t n = 1, count = 1;
+  for (int i = 0; i < shape.size(); ++i) (i < first ? count : n) *= shape[i];
+  StridedRows rows(n, {1, 1, 0});
+  rows.add_axis(count, {n, n, 0});
+  FloatRowsArgs args{};
+  args.run = 1;
+  args.epsilon = epsilon_of(eps);
+  const int y = result(Type::kFloat32, shape);
+  builder_.add(RowsStep{function, rows, args, !weight.is_none(), !bias.is_none()}, reads, {y},
+               work(shape));
+  return y;
+}
+
+// Matrices of the last two axes of two values, whose axes before broadcast.
+struct Matrices {
+  int64_t rows, inner, columns;
+  Shape shape;  // of the result
+  std::vector<MatmulStep::Offsets> offsets;
+};
+
+Matrices matrices_of(const PlanValue& a, const PlanValue& b, int64_t c_bytes) {
+  const size_t a_axes = a.shape.size(), b_axes = b.shape.size();
+  if (a_axes < 2 || b_axes < 2) raise_value("a and b must have 2 dimensions or more");
+  Matrices m{a.shape[a_axes - 2], a.shape[a_axes - 1], b.shape[b_axes - 1], {}, {}};
+  if (b.shape[b_axes - 2] != m.inner)
+    raise_value("a.shape[-1] is ", m.inner, ", b.shape[-2] is ", b.shape[b_axes - 2],
+                "; they must be equal");
+  const size_t axes = std::max(a_axes, b_axes) - 2;
+  std::vector<int64_t> shape, a_strides, b_strides;
+  int64_t count = 1;
+  for (size_t i = 0; i < axes; ++i) {
+    const auto of = [&](const PlanValue& x, std::vector<int64_t>& strides) {
+      const size_t lead = axes + 2 - x.shape.size();
+      const int64_t length = i < lead ? 1 : x.shape[i - lead];
+      strides.push_back(length == 1 ? 0 : x.strides[i - lead]);
+      return length;
+    };
+    const int64_t a_length = of(a, a_strides), b_length = of(b, b_strides);
+    if (a_length != b_length && a_length != 1 && b_length != 1)
+      raise_value("a and b have ", a_length, " and ", b_length,
+                  " matrices along an axis; they do not broadcast");
+    shape.push_back(a_length == 1 ? b_length : a_length);
+    m.shape.push_back(static_cast<py::ssize_t>(shape.back()));
+    count *= shape.back();
+  }
+  m.shape.push_back(static_cast<py::ssize_t>(m.rows));
+  m.shape.push_back(static_cast<py::ssize_t>(m.columns));
+  for (int64_t i = 0; i < count; ++i) {
+    MatmulStep::Offsets at{0, 0, i * m.rows * m.columns * c_bytes};
+    int64_t rest = i;
+    for (size_t axis = axes; axis-- > 0; rest /= shape[axis]) {
+      at.a += rest % shape[axis] * a_strides[axis];
+      at.b += rest % shape[axis] * b_strides[axis];
+    }
+    m.offsets.push_back(at);
+  }
+  return m;
+}
+
+int Draft::matmul(int a, int b, int32_t a_zero_point, int32_t b_zero_point,
+                  const py::object& multiplier, int32_t zero_point, const py::object& dtype) {
+  const Type out = parse_dtype(dtype.ptr(), {Type::kUInt8, Type::kInt8, Type::kFloat32});
+  for (int x : {a, b}) {
+    if (type(x) != Type::kInt8 && type(x) != Type::kUInt8)
+      raise_type("a and b must be int8 or uint8, got ", type_name(type(x)));
+    check_code(x == a ? a_zero_point : b_zero_point, type(x), "a zero point");
+  }
+  MatmulStep step{};
+  step.multiplier = one_float(multiplier.ptr(), "multiplier");
+  check_scale(step.multiplier, "multiplier");
+  step.a_zero_point = a_zero_point;
+  step.b_zero_point = b_zero_point;
+  if (out == Type::kFloat32) {
+    step.epilogue.type = GemmC::Type::kF32;
+  } else {
+    check_code(zero_point, out, "zero_point");
+    const int32_t least = out == Type::kInt8 ? -128 : 0;
+    step.epilogue.type = out == Type::kInt8 ? GemmC::Type::kS8 : GemmC::Type::kU8;
+    step.epilogue.zero_point = zero_point;
+    step.epilogue.lo = static_cast<float>(least - zero_point);
+    step.epilogue.hi = static_cast<float>(least + 255 - zero_point);
+  }
+  const PlanValue left = builder_.value(a), right = builder_.value(b);
+  Matrices m = matrices_of(left, right, bytes_of(out));
+  const auto matrix = [](const PlanValue& x, bool is_signed) {
+    const size_t last = x.shape.size() - 1;
+    const int64_t column = x.shape[last] == 1 ? 1 : x.strides[last];
+    return ByteMatrix{nullptr, x.shape[last - 1], x.shape[last], x.strides[last - 1],
+                      column,  is_signed};
+  };
+  MatmulItem item{};
+  item.a = matrix(left, type(a) == Type::kInt8);
+  item.b = matrix(right, type(b) == Type::kInt8);
+  item.ldc = m.columns;
+  const auto count = static_cast<int64_t>(m.offsets.size());
+  const bool is_empty = m.rows == 0 || m.columns == 0;
+  step.items.assign(is_empty ? 0 : m.offsets.size(), item);
+  step.offsets = std::move(m.offsets);
+  const int y = result(out, m.shape);
+  builder_.add(std::move(step), {a, b}, {y}, count * m.rows * m.inner * m.columns);
+  return y;
+}
+
+int Draft::product(int a, int b) {
+  const int left = floats(a, "a");
+  if (type(b) != Type::kFloat32) raise_type("b must be float32, got ", type_name(type(b)));
+  const PlanValue &x = builder_.value(left), &w = builder_.value(b);
+  Matrices m = matrices_of(x, w, sizeof(float));
+  const size_t last = w.shape.size() - 1;
+  ProductStep step{m.rows,
+                   m.inner,
+                   m.columns,
+                   m.inner,
+                   w.strides[last - 1] / w.value_bytes,
+                   w.strides[last] / w.value_bytes,
+                   std::move(m.offsets)};
+  const auto count = static_cast<int64_t>(step.offsets.size());
+  if (w.size() == m.inner * m.columns) {  // all matrices by one: the rows of one product
+    step.rows *= count;
+    step.offsets.resize(std::min<size_t>(step.offsets.size(), 1));
+  }
+  if (m.rows == 0 || m.columns == 0) step.offsets.clear();
+  const int y = result(Type::kFloat32, m.shape);
+  builder_.add(std::move(step), {left, b}, {y}, count * m.rows * m.inner * m.columns);
   return y;
 }
 
@@ -610,10 +866,38 @@ void register_plan(py::module_& m) {
             py::arg("out_dtype"), py::arg("kernel"), py::arg("stride") = py::none(),
             py::arg("padding") = py::make_tuple(0, 0, 0, 0), py::arg("ceil_mode") = false,
             py::arg("count_include_pad") = false, py::arg("layout") = "NCHW");
+  draft.def("float_max_pool", &Draft::float_max_pool, py::arg("x"), py::arg("kernel"),
+            py::arg("stride"), py::arg("padding") = py::make_tuple(0, 0, 0, 0),
+            py::arg("ceil_mode") = false);
+  draft.def("float_average_pool", &Draft::float_average_pool, py::arg("x"), py::arg("kernel"),
+            py::arg("stride"), py::arg("padding") = py::make_tuple(0, 0, 0, 0),
+            py::arg("ceil_mode") = false, py::arg("count_include_pad") = false);
+  draft.def("float_mean", &Draft::float_mean, py::arg("x"));
   draft.def("quantize", &Draft::quantize, py::arg("x"), py::arg("scale"), py::arg("zero_point"),
             py::arg("dtype"), py::arg("axis"));
   draft.def("dequantize", &Draft::dequantize, py::arg("x"), py::arg("scale"), py::arg("zero_point"),
             py::arg("axis"));
+  draft.def("float_pair", &Draft::float_pair, py::arg("name"), py::arg("a"), py::arg("b"),
+            "add, subtract, multiply or divide, as NumPy's functions of float32 arrays.");
+  draft.def(
+      "clip", &Draft::clip, py::arg("x"), py::arg("lo"), py::arg("hi"),
+      "x > lo ? x : lo, then < hi ? that : hi, of float32 values; None: no bound. NaN for NaN.");
+  draft.def("float_function", &Draft::float_function, py::arg("name"), py::arg("x"));
+  draft.def("softmax", &Draft::softmax, py::arg("x"), py::arg("axis"));
+  const auto norm = [&](const char* name, RowFunction function) {
+    draft.def(
+        name,
+        [function](Draft& d, int x, const py::object& weight, const py::object& bias, int64_t axis,
+                   const py::object& eps) { return d.norm(function, x, weight, bias, axis, eps); },
+        py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("axis"), py::arg("eps"));
+  };
+  norm("layer_norm", RowFunction::kLayerNorm);
+  norm("rms_norm", RowFunction::kRmsNorm);
+  draft.def("matmul", &Draft::matmul, py::arg("a"), py::arg("b"), py::kw_only(),
+            py::arg("a_zero_point"), py::arg("b_zero_point"), py::arg("multiplier"),
+            py::arg("zero_point") = 0, py::arg("dtype"));
+  draft.def("product", &Draft::product, py::arg("a"), py::arg("b"),
+            "a @ b of float32 arrays of 2 dimensions or more.");
   draft.def("reshape", &Draft::reshape, py::arg("x"), py::arg("shape"), "A view.");
   draft.def("transpose", &Draft::transpose, py::arg("x"), py::arg("axes"), "A view.");
   draft.def("slice", &Draft::slice, py::arg("x"), py::arg("axis"), py::arg("start"),

@@ -9,28 +9,16 @@
 
 #include "bindings/context.h"
 #include "bindings/indices.h"
+#include "bindings/linear_call.h"
 #include "bindings/ndarray.h"
 #include "bindings/register.h"
+#include "bindings/rows_arguments.h"
+#include "ops/float_pairs.h"
 #include "ops/float_rows.h"
 #include "ops/rotary.h"
 
 namespace octavo {
 namespace {
-
-constexpr std::pair<const char*, FloatFunction> kFunctions[] = {
-    {"exp", FloatFunction::kExp},           {"erf", FloatFunction::kErf},
-    {"tanh", FloatFunction::kTanh},         {"sigmoid", FloatFunction::kSigmoid},
-    {"silu", FloatFunction::kSilu},         {"gelu", FloatFunction::kGelu},
-    {"gelu_tanh", FloatFunction::kGeluTanh}};
-
-FloatFunction function_named(const std::string& given) {
-  std::string list;
-  for (const auto& [known, function] : kFunctions) {
-    if (given == known) return function;
-    list += std::string(list.empty() ? "" : ", ") + known;
-  }
-  raise_value("name must be one of ", list, ", got ", given);
-}
 
 ArrayView float_view(const py::object& object, const char* name) {
   const ArrayView view = view_of(object.ptr(), name);
@@ -124,6 +112,21 @@ py::object float_function(const std::string& name, const py::object& x_object,
     run_float_function(*context.table, function, rows, x.data(), y.data(), context.threads);
   }
   return y.array;
+}
+
+py::object clip(const py::object& x_object, const py::object& lo, const py::object& hi,
+                const py::object& out) {
+  const ArrayView given = float_view(x_object, "x");
+  const Clip bounds(lo, hi);
+  Result result(out.ptr(), Type::kFloat32, Shape(given.shape, given.shape + given.ndim), {&given});
+  const py::array values = contiguous(given, Type::kFloat32);
+  const CallContext context = call_context();
+  {
+    const NativeScope scope(given.size() * NativeScope::kMacsPerValue);
+    run_clip(*context.table, static_cast<const float*>(values.data()), given.size(), bounds.lo,
+             bounds.hi, reinterpret_cast<float*>(result.data()), context.threads);
+  }
+  return result.finish();
 }
 
 int axis_of(const py::object& object, int ndim) {
@@ -234,13 +237,6 @@ class Affine {
   ArrayView view_{};
   py::array values_ = no_array();
 };
-
-float epsilon_of(const py::object& object) {
-  const float epsilon = one_float(object.ptr(), "eps");
-  if (!(epsilon >= 0.0f) || std::isinf(epsilon))
-    raise_value("eps must be at least 0 and finite, got ", epsilon);
-  return epsilon;
-}
 
 // Axes [first, ndim) as one: the step from value to value, 0 where there is none.
 int64_t step_of(const ArrayView& array, int first) {
@@ -440,6 +436,8 @@ void register_rows(py::module_& m) {
   m.def("float_function", &float_function, py::arg("name"), py::arg("x"),
         py::arg("out") = py::none(),
         "exp, erf, tanh, sigmoid, silu, gelu or gelu_tanh of float32 values.");
+  m.def("clip", &clip, py::arg("x"), py::arg("lo"), py::arg("hi"), py::arg("out") = py::none(),
+        "x > lo ? x : lo, then < hi ? that : hi, of float32 values; None: no bound. NaN for NaN.");
   m.def("softmax", &softmax, py::arg("x"), py::arg("axis"), py::arg("mask") = py::none(),
         py::arg("codes") = py::none(), py::arg("out") = py::none(),
         "Softmax along `axis`; `mask` is added to x (float32), or keeps what it is not 0 for "

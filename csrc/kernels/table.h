@@ -5,6 +5,7 @@
 #include "kernels/depthwise.h"
 #include "kernels/depthwise_f32.h"
 #include "kernels/eltwise.h"
+#include "kernels/float_pairs.h"
 #include "kernels/float_pool.h"
 #include "kernels/float_rows.h"
 #include "kernels/gemm.h"

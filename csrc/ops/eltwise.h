@@ -17,13 +17,17 @@ class Broadcast {
   Broadcast(int axes, const int64_t* a_shape, const int64_t* b_shape);
 
   int64_t size() const { return size_; }
+  // From the outermost axis on; a step of 0 where the operand has one value for the whole axis.
+  int axes() const { return axes_; }
+  int64_t length(int axis) const { return length_[axis]; }
+  int64_t a_step(int axis) const { return a_step_[axis]; }
+  int64_t b_step(int axis) const { return b_step_[axis]; }
 
  private:
   friend void run_pairs(const KernelTable&, void (*)(const AddArgs&), AddArgs, const Broadcast&,
                         int);
   int axes_ = 0;  // at least 1
   int64_t size_ = 1;
-  // From the outermost axis on; a step of 0 where the operand has one value for the whole axis.
   int64_t length_[kMaxAxes], a_step_[kMaxAxes], b_step_[kMaxAxes];
 };
 

@@ -7,7 +7,6 @@
 
 #include <array>
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -80,7 +79,7 @@ class PlanBuilder {
 
   // State has bool run(void* const* values, const KernelTable& table, int threads) const.
   template <class State>
-  void add(State state, std::initializer_list<int> reads, std::initializer_list<int> writes,
+  void add(State state, const std::vector<int>& reads, const std::vector<int>& writes,
            int64_t macs) {
     PlanStep step{};
     step.run = [](const void* held, void* const* values, const KernelTable& table, int threads) {

@@ -9,7 +9,12 @@
 #include "ops/copy.h"
 #include "ops/elementwise.h"
 #include "ops/eltwise.h"
+#include "ops/float_linear.h"
+#include "ops/float_pairs.h"
+#include "ops/float_pooling.h"
+#include "ops/float_rows.h"
 #include "ops/linear.h"
+#include "ops/matmul.h"
 #include "ops/pooling.h"
 
 namespace octavo {
@@ -161,6 +166,137 @@ struct AveragePoolStep {
   bool run(void* const* v, const KernelTable& table, int threads) const {
     run_average_pool(table, static_cast<const uint8_t*>(v[0]), images, is_signed, window,
                      count_include_pad, average, static_cast<uint8_t*>(v[1]), threads);
+    return true;
+  }
+};
+
+struct FloatMaxPoolStep {
+  Images images;
+  Window window;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_float_max_pool(table, static_cast<const float*>(v[0]), images, window,
+                       static_cast<float*>(v[1]), threads);
+    return true;
+  }
+};
+
+struct FloatAveragePoolStep {
+  Images images;
+  Window window;
+  bool count_include_pad;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_float_average_pool(table, static_cast<const float*>(v[0]), images, window,
+                           count_include_pad, static_cast<float*>(v[1]), threads);
+    return true;
+  }
+};
+
+struct FloatMeanStep {
+  Images images;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_float_mean(table, static_cast<const float*>(v[0]), images, static_cast<float*>(v[1]),
+                   threads);
+    return true;
+  }
+};
+
+struct FloatPairStep {
+  FloatPair pair;
+  Broadcast shapes;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_float_pairs(table, pair, static_cast<const float*>(v[0]), static_cast<const float*>(v[1]),
+                    static_cast<float*>(v[2]), shapes, threads);
+    return true;
+  }
+};
+
+struct ClipStep {
+  int64_t count;
+  float lo, hi;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_clip(table, static_cast<const float*>(v[0]), count, lo, hi, static_cast<float*>(v[1]),
+             threads);
+    return true;
+  }
+};
+
+struct FloatFunctionStep {
+  FloatFunction function;
+  StridedRows rows;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_float_function(table, function, rows, static_cast<const float*>(v[0]),
+                       static_cast<float*>(v[1]), threads);
+    return true;
+  }
+};
+
+// Softmax and norms. Values are x, weight and bias where there are some, y; `args` without them.
+struct RowsStep {
+  RowFunction function;
+  StridedRows rows;
+  FloatRowsArgs args;
+  bool has_weight, has_bias;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    FloatRowsArgs here = args;
+    here.x = static_cast<const float*>(*v++);
+    if (has_weight) here.weight = static_cast<const float*>(*v++);
+    if (has_bias) here.bias = static_cast<const float*>(*v++);
+    here.y = static_cast<float*>(*v);
+    run_rows(table, function, rows, here, nullptr, 1, threads);
+    return true;
+  }
+};
+
+// Products of codes, a batch of them. Items hold everything but where a, b and c are: that is
+// offsets from the memory of each.
+struct MatmulStep {
+  struct Offsets {
+    int64_t a, b, c;
+  };
+  std::vector<MatmulItem> items;
+  std::vector<Offsets> offsets;
+  MatmulEpilogue epilogue;  // its arrays and those of items are here
+  float multiplier;
+  int32_t a_zero_point, b_zero_point;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    std::vector<MatmulItem> here = items;
+    for (size_t i = 0; i < here.size(); ++i) {
+      here[i].a.data = static_cast<const uint8_t*>(v[0]) + offsets[i].a;
+      here[i].b.data = static_cast<const uint8_t*>(v[1]) + offsets[i].b;
+      here[i].c = static_cast<char*>(v[2]) + offsets[i].c;
+      here[i].a_zero_point = &a_zero_point;
+      here[i].b_zero_point = &b_zero_point;
+    }
+    MatmulEpilogue shared = epilogue;
+    shared.multiplier = &multiplier;
+    return run_matmul(here.data(), static_cast<int64_t>(here.size()), shared, table, threads);
+  }
+};
+
+// Products of float32 matrices, a batch of them, each as FloatLinear computes it.
+struct ProductStep {
+  int64_t rows, inner, columns;
+  int64_t a_row;                             // values
+  int64_t b_row, b_column;                   // of b (inner, columns)
+  std::vector<MatmulStep::Offsets> offsets;  // bytes
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    for (const MatmulStep::Offsets& at : offsets) {
+      const void* b = static_cast<const char*>(v[1]) + at.b;
+      const FloatLinearSpec spec{
+          {b, columns, inner, b_column, b_row, false}, nullptr, false, 0.0f, 0.0f};
+      FloatLinear::prepare(spec, table)
+          ->run(reinterpret_cast<const float*>(static_cast<const char*>(v[0]) + at.a), rows, a_row,
+                reinterpret_cast<float*>(static_cast<char*>(v[2]) + at.c), columns, table, threads);
+    }
     return true;
   }
 };

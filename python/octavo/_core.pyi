@@ -6,7 +6,7 @@ import _contextvars
 import collections.abc
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_average_pool', 'float_function', 'float_max_pool', 'float_mean', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'clip', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_average_pool', 'float_function', 'float_max_pool', 'float_mean', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -202,6 +202,10 @@ class PlanBuilder:
         ...
     def average_pool(self, x: typing.SupportsInt | typing.SupportsIndex, x_scale: typing.Any, x_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, kernel: typing.Any, stride: typing.Any = None, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False, count_include_pad: bool = False, layout: str = 'NCHW') -> int:
         ...
+    def clip(self, x: typing.SupportsInt | typing.SupportsIndex, lo: typing.Any, hi: typing.Any) -> int:
+        """
+        x > lo ? x : lo, then < hi ? that : hi, of float32 values; None: no bound. NaN for NaN.
+        """
     def concat(self, values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], tables: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
     def constant(self, array: typing.Any) -> int:
@@ -216,28 +220,46 @@ class PlanBuilder:
         """
         The plan. The builder holds nothing after.
         """
+    def float_function(self, name: str, x: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def float_pair(self, name: str, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        add, subtract, multiply or divide, as NumPy's functions of float32 arrays.
+        """
     def input(self, dtype: typing.Any, shape: typing.Any) -> int:
+        ...
+    def layer_norm(self, x: typing.SupportsInt | typing.SupportsIndex, weight: typing.Any, bias: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex, eps: typing.Any) -> int:
         ...
     def linear(self, op: typing.Any, x: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
     def lookup(self, x: typing.SupportsInt | typing.SupportsIndex, table: typing.Any) -> int:
         ...
+    def matmul(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, *, a_zero_point: typing.SupportsInt | typing.SupportsIndex, b_zero_point: typing.SupportsInt | typing.SupportsIndex, multiplier: typing.Any, zero_point: typing.SupportsInt | typing.SupportsIndex = 0, dtype: typing.Any) -> int:
+        ...
     def max_pool(self, x: typing.SupportsInt | typing.SupportsIndex, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), dilation: typing.Any = (1, 1), ceil_mode: bool = False, layout: str = 'NCHW') -> int:
         ...
     def multiply(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, a_scale: typing.Any, a_zero_point: typing.Any, b_scale: typing.Any, b_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, lo: typing.Any = None, hi: typing.Any = None) -> int:
         ...
+    def product(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        a @ b of float32 arrays of 2 dimensions or more.
+        """
     def quantize(self, x: typing.SupportsInt | typing.SupportsIndex, scale: typing.Any, zero_point: typing.Any, dtype: str, axis: typing.Any) -> int:
         ...
     def reshape(self, x: typing.SupportsInt | typing.SupportsIndex, shape: typing.Any) -> int:
         """
         A view.
         """
+    def rms_norm(self, x: typing.SupportsInt | typing.SupportsIndex, weight: typing.Any, bias: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex, eps: typing.Any) -> int:
+        ...
     def shape(self, x: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, ...]:
         ...
     def slice(self, x: typing.SupportsInt | typing.SupportsIndex, axis: typing.SupportsInt | typing.SupportsIndex, start: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex, step: typing.SupportsInt | typing.SupportsIndex = 1) -> int:
         """
         A view.
         """
+    def softmax(self, x: typing.SupportsInt | typing.SupportsIndex, axis: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
     def transpose(self, x: typing.SupportsInt | typing.SupportsIndex, axes: typing.Any) -> int:
         """
         A view.
@@ -278,6 +300,10 @@ def cache_sizes() -> tuple[int, int, int]:
 def check_isa(name: str) -> None:
     """
     Raise ValueError unless `name` is an ISA that this machine can run.
+    """
+def clip(x: typing.Any, lo: typing.Any, hi: typing.Any, out: typing.Any = None) -> numpy.ndarray:
+    """
+    x > lo ? x : lo, then < hi ? that : hi, of float32 values; None: no bound. NaN for NaN.
     """
 def concat(arrays: typing.Any, tables: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex, out: typing.Any = None) -> numpy.ndarray:
     """

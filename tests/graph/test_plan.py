@@ -31,14 +31,14 @@ def codes(*shape):
     return rng().integers(0, 256, shape).astype(np.uint8)
 
 
-def graph(nodes, inputs, outputs, constants=None):
+def graph(nodes, inputs, outputs, constants=None, dtype="uint8"):
     """A graph on codes: nodes as (op, inputs, outputs, attributes), inputs as {name: shape}."""
     constants = constants or {}
     made = [Node(f"{op}_{i}", op, *rest) for i, (op, *rest) in enumerate(nodes)]
-    given = [Value(name, "uint8", shape) for name, shape in inputs.items()]
+    given = [Value(name, dtype, shape) for name, shape in inputs.items()]
     names = [name for node in made for name in node.outputs]
-    values = {name: Value(name, "uint8") for name in names} | {v.name: v for v in given}
-    return Graph("net", given, [Value(name, "uint8") for name in outputs], made, constants, values)
+    values = {name: Value(name, dtype) for name in names} | {v.name: v for v in given}
+    return Graph("net", given, [Value(name, dtype) for name in outputs], made, constants, values)
 
 
 def units(model, *shapes):
@@ -453,6 +453,123 @@ def test_an_operator_on_inputs_of_the_plan_gives_its_bits(case, monkeypatch):
     model = Model(graph([node], {"x": shape}, ["y"], dict(constants)))
     thrice(model, {"x": codes(*shape)})
     assert is_planned(model, shape)
+
+
+A = {"x_qparams": Q, "a_qparams": Q, "b_qparams": HALF}
+MATRICES = {
+    "to codes": ({**A, "out_qparams": Q}, (2, 3, 4, 6), (2, 1, 6, 5)),
+    "to int8": ({**A, "out_qparams": oc.QParams(0.5, -3, "int8")}, (4, 6), (3, 6, 5)),
+    "to float": (A, (4, 6), (6, 5)),
+    "of none": ({**A, "out_qparams": Q}, (3, 0, 6), (3, 6, 5)),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("case", MATRICES)
+def test_products_of_activations_in_a_plan_give_their_bits(case, turned, monkeypatch):
+    monkeypatch.setattr(plans, "_LEAST_STEPS", 1)
+    attributes, a, b = MATRICES[case]
+    order = [*range(len(b) - 2), len(b) - 1, len(b) - 2]
+    given = tuple(b[axis] for axis in order) if turned else b
+    nodes = [
+        ("Transpose", ["z"], ["w"], {"perm": order if turned else list(range(len(b)))}),
+        ("octavo.MatMul", ["x", "w"], ["y"], attributes),
+    ]
+    model = Model(graph(nodes, {"x": a, "z": given}, ["y"]))
+    y = thrice(model, {"x": codes(*a), "z": codes(*given)})["y"]
+    assert is_planned(model, a, given)
+    assert y.size == 0 or len(np.unique(y)) > 3
+
+
+FLOATS = {
+    "Add": (("Add", ["x", "c"], ["y"]), (3, 4, 5), {"c": (4, 1)}),
+    "Sub": (("Sub", ["c", "x"], ["y"]), (3, 4, 5), {"c": ()}),
+    "Sub of a row": (("Sub", ["x", "c"], ["y"]), (3, 4, 5), {"c": (5,)}),
+    "Mul": (("Mul", ["x", "x"], ["y"]), (3, 4, 5), {}),
+    "Div": (("Div", ["x", "c"], ["y"]), (4, 5), {"c": (3, 1, 5)}),
+    "Add of channels last": (
+        ("Add", ["x", "c"], ["y"], {"layout": "NHWC"}), (2, 4, 5, 3), {"c": ()},
+    ),
+    "Relu": (("Relu", ["x"], ["y"]), (3, 5), {}),
+    "Clip": (("Clip", ["x", "c", "d"], ["y"]), (30, 5), {"c": np.float32(-1), "d": np.float32(1)}),
+    "Clip from below": (("Clip", ["x", "c"], ["y"]), (30, 5), {"c": np.float32(-1)}),
+    **{
+        op: ((op, ["x"], ["y"]), (3, 70), {})
+        for op in ("Erf", "Exp", "Gelu", "Sigmoid", "Swish", "Tanh")
+    },
+    "Gelu by tanh": (("Gelu", ["x"], ["y"], {"approximate": "tanh"}), (3, 70), {}),
+    "Softmax": (("Softmax", ["x"], ["y"], {"axis": -1}), (3, 4, 70), {}),
+    "Softmax along another axis": (("Softmax", ["x"], ["y"], {"axis": 1}), (3, 4, 70), {}),
+    "Softmax of one": (("Softmax", ["x"], ["y"], {"axis": 1}), (3, 1, 70), {}),
+    "LayerNormalization": (
+        ("LayerNormalization", ["x", "c", "d"], ["y"]), (3, 4, 70), {"c": (70,), "d": (70,)},
+    ),
+    "LayerNormalization of two axes": (
+        ("LayerNormalization", ["x", "c"], ["y"], {"axis": 1}), (3, 4, 70), {"c": (4, 70)},
+    ),
+    "RMSNormalization": (("RMSNormalization", ["x", "c"], ["y"]), (3, 4, 70), {"c": (70,)}),
+    "MatMul": (("MatMul", ["x", "x"], ["y"]), (2, 3, 6, 6), {}),
+}  # fmt: skip
+
+
+def float_model(case):
+    """A model of an operator on floats."""
+    node, shape, constants = FLOATS[case]
+    values = {
+        name: np.random.default_rng(1).normal(size=c).astype(np.float32)
+        if isinstance(c, tuple)
+        else c
+        for name, c in constants.items()
+    }
+    made = graph([node], {"x": shape}, ["y"], values, "float32")
+    made.nodes[-1].version = 21
+    return Model(made), shape
+
+
+@pytest.mark.parametrize("case", FLOATS)
+@pytest.mark.usefixtures("isa")
+def test_an_operator_on_floats_in_a_plan_gives_its_bits(case, monkeypatch):
+    monkeypatch.setattr(plans, "_LEAST_STEPS", 1)
+    model, shape = float_model(case)
+    x = rng().normal(size=shape).astype(np.float32)
+    x.flat[:6] = [-0.0, 0.0, np.nan, np.inf, -np.inf, 1e-42]
+    thrice(model, {"x": x})
+    assert is_planned(model, shape)
+
+
+@pytest.mark.parametrize("case", FLOATS)
+def test_an_operator_on_a_view_of_floats_gives_its_bits(case, monkeypatch):
+    monkeypatch.setattr(plans, "_LEAST_STEPS", 1)
+    node, shape, _ = FLOATS[case]
+    order = list(range(len(shape)))[::-1]
+    before = [
+        ("Transpose", ["x"], ["t"], {"perm": order}),
+        ("Exp", ["t"], ["e"]),
+        ("Transpose", ["e"], ["f"], {"perm": order}),  # lies in memory as t does
+    ]
+    model, shape = float_model(case)
+    operator = (node[0], ["f" if name == "x" else name for name in node[1]], *node[2:])
+    made = graph([*before, operator], {"x": shape}, ["y"], model.graph.constants, "float32")
+    made.nodes[-1].version = 21
+    model = Model(made)
+    thrice(model, {"x": rng().normal(size=shape).astype(np.float32)})
+    assert is_planned(model, shape)
+
+
+def test_zeros_keep_their_sign_as_the_operators_say():
+    nodes = [("Relu", ["x"], ["a"]), ("Exp", ["x"], ["b"]), ("Mul", ["x", "x"], ["c"])]
+    model = Model(graph(nodes, {"x": (3,)}, ["a", "b", "c"], {}, "float32"))
+    x = np.array([-0.0, 0.0, -1.0], np.float32)
+    made = [model.run({"x": x})["a"] for _ in range(3)]
+    assert is_planned(model, (3,))
+    assert not any(np.signbit(each).any() for each in made)
+
+
+def test_floats_of_16_bits_run_in_steps():
+    nodes = [("Exp", ["x"], ["a"]), ("Add", ["a", "a"], ["b"]), ("Relu", ["b"], ["c"])]
+    model = Model(graph(nodes, {"x": (3,)}, ["c"], {}, "float16"))
+    thrice(model, {"x": np.array([1, 2, 3], np.float16)})
+    assert not any(isinstance(unit, Segment) for unit in units(model, (3,)))
 
 
 def test_floats_are_quantized_and_computed_in_a_plan():

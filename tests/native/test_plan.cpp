@@ -1,14 +1,17 @@
-// Plans: where values lie in the arena, copies of strided arrays, and one plan run by many threads,
-// beside naive loops.
+// Plans: where values lie in the arena, copies of strided arrays, arithmetic of floats, and one
+// plan run by many threads, beside naive loops.
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "guard_page.h"
 #include "plan/arena.h"
 #include "plan/plan.h"
 #include "plan/steps.h"
@@ -122,6 +125,62 @@ void check_copy(const KernelTable& table, const CopyCase& c) {
   OCTAVO_CHECK(std::equal(expected.begin(), expected.end(), to), "the copy differs");
 }
 
+#define PAIR_FIELDS(X) X(kind) X(n) X(one) X(side) X(seed)
+OCTAVO_CASE(PairCase, "pair", PAIR_FIELDS)
+
+float random_float(Random& random) {
+  constexpr float kOdd[] = {0.0f,
+                            -0.0f,
+                            1e-42f,
+                            std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity(),
+                            -3.5f,
+                            std::numeric_limits<float>::quiet_NaN()};
+  if (random.chance(6)) return kOdd[random.below(7)];
+  return static_cast<float>((random.unit() - 0.5) * 100);
+}
+
+// The bits of the operation, NaN for NaN; nothing is read or written beside the operands.
+void check_pair(const KernelTable& table, const PairCase& c) {
+  const CaseScope<PairCase> scope(table, c);
+  Random random(static_cast<uint64_t>(c.seed));
+  const Side at = c.side ? Side::kBegin : Side::kEnd;
+  const bool a_is_one = (c.one & 1) != 0, b_is_one = (c.one & 2) != 0;
+  const auto n = static_cast<size_t>(c.n);
+  std::vector<float> a(a_is_one ? 1 : n), b(b_is_one ? 1 : n);
+  for (float& value : a) value = random_float(random);
+  for (float& value : b) value = random_float(random);
+  static GuardedBuffer a_room, b_room, y_room;
+  const float* x = a_room.copy(a.data(), a.size(), at);
+  const float* z = b_room.copy(b.data(), b.size(), at);
+  auto* y = y_room.place_values<float>(n, at);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float lo = random.chance(2) ? 0.0f : -20.0f, hi = random.chance(2) ? kInfinity : 30.0f;
+  const bool clips = c.kind == 4 && !a_is_one;
+  const auto pair = static_cast<FloatPair>(c.kind % 4);
+  if (clips)
+    table.float_pairs->clip(x, c.n, lo, hi, y);
+  else
+    table.float_pairs->combine(pair, {x, z, y, c.n, a_is_one, b_is_one});
+  for (size_t i = 0; i < n; ++i) {
+    const float left = a[a_is_one ? 0 : i], right = b[b_is_one ? 0 : i];
+    float wanted = left / right;
+    if (pair == FloatPair::kAdd) wanted = left + right;
+    if (pair == FloatPair::kSubtract) wanted = left - right;
+    if (pair == FloatPair::kMultiply) wanted = left * right;
+    if (clips) {
+      wanted = std::isnan(left) || left > lo ? left : lo;
+      if (wanted >= hi) wanted = hi;
+    }
+    const bool same = std::isnan(wanted)
+                          ? std::isnan(y[i])
+                          : wanted == y[i] && std::signbit(wanted) == std::signbit(y[i]);
+    OCTAVO_CHECK(same, "value %zu is %g, expected %g", i, static_cast<double>(y[i]),
+                 static_cast<double>(wanted));
+  }
+  OCTAVO_CHECK(y_room.intact(), "written beside the result");
+}
+
 // x + x + ... through a table each time, by many threads at once, each with values of its own.
 void check_threads(const KernelTable& table) {
   constexpr int64_t kCount = 777;
@@ -228,6 +287,13 @@ void test(const KernelTable& table) {
     check_arena(table, random_arena(random));
     check_copy(table, random_copy(random));
   }
+  for (int64_t n = 0; n < 70; ++n) {
+    for (int64_t kind = 0; kind < 5; ++kind) {
+      for (int64_t one = 0; one < 4; ++one)
+        check_pair(table,
+                   {kind, n, one, random.below(2), static_cast<int64_t>(random.next() >> 1)});
+    }
+  }
   check_chain();
   check_threads(table);
   check_refusal(table);
@@ -241,6 +307,11 @@ void compare(const std::vector<const KernelTable*>&) {}
 bool repeat(const KernelTable& table, const std::string& line) {
   ArenaCase arena;
   CopyCase copy;
+  PairCase pair;
+  if (parse_case(line, pair)) {
+    check_pair(table, pair);
+    return true;
+  }
   if (parse_case(line, arena)) {
     check_arena(table, arena);
     return true;

@@ -252,7 +252,11 @@ def _matmul(a: Attributes, _args: Sequence[Arg]) -> Kernel:
     }
     if out is not None:
         options["zero_point"] = int(out.zero_point)
-    return Kernel(lambda a, b: _core.matmul(a, b, **options), "matmul int8")
+    return Kernel(
+        lambda a, b: _core.matmul(a, b, **options),
+        "matmul int8",
+        lambda given: given.plan.matmul(given.value(0), given.value(1), **options),
+    )
 
 
 def _combine(function: Callable[..., Array]) -> Make:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octavo import nn
 from octavo.array import QTensor
-from octavo.graph.kernel import Arg, Attributes, Kernel, Make
+from octavo.graph.kernel import Arg, Attributes, Given, Kernel, Make, Native
 from octavo.graph.products import are_float32, argument, as_float32, widened
 
 Array = NDArray[Any]
@@ -22,10 +22,15 @@ def _function(function: Callable[..., Any], wide: Callable[[Array], Any] | None 
 
     def make(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         if are_float32(args[:1]):
-            return Kernel(widened(function), function.__name__)
+            return Kernel(widened(function), function.__name__, _native(function.__name__))
         return Kernel(wide) if wide is not None and args[0].dtype == "float64" else None
 
     return make
+
+
+def _native(name: str) -> Native:
+    """Return how a function of single values that has a kernel of this name adds itself to a plan."""
+    return lambda given: given.plan.float_function(name, given.value(0))
 
 
 def _float32(make: Callable[[Attributes], Kernel]) -> Make:
@@ -38,7 +43,9 @@ def _float32(make: Callable[[Attributes], Kernel]) -> Make:
 
 
 def _gelu(a: Attributes) -> Kernel:
-    return Kernel(widened(partial(nn.gelu, approximate=a.get("approximate", "none"))), "gelu")
+    how = a.get("approximate", "none")
+    native = _native("gelu_tanh" if how == "tanh" else "gelu")
+    return Kernel(widened(partial(nn.gelu, approximate=how)), "gelu", native)
 
 
 def _bias_gelu(approximate: str) -> Callable[[Attributes], Kernel]:
@@ -52,14 +59,18 @@ def _silu(a: Attributes) -> Kernel:
     """``x * sigmoid(alpha * x)``."""
     alpha = np.float32(a.get("alpha", 1.0))
     if alpha == 1:
-        return Kernel(widened(nn.silu), "silu")
+        return Kernel(widened(nn.silu), "silu", _native("silu"))
     return Kernel(widened(lambda x: x * nn.sigmoid(x * alpha)), "sigmoid")
 
 
 def _softmax(a: Attributes) -> Kernel:
     axis = a.get("axis", -1 if a.version >= 13 else 1)
     if a.version >= 13:
-        return Kernel(widened(lambda x: nn.softmax(x, axis)), "softmax")
+        return Kernel(
+            widened(lambda x: nn.softmax(x, axis)),
+            "softmax",
+            lambda given: given.plan.softmax(given.value(0), axis),
+        )
 
     def run(x: Array) -> Any:  # all axes from this one on are one
         shape = x.shape[: axis % x.ndim]
@@ -92,7 +103,11 @@ def _layer_norm(a: Attributes) -> Kernel:
         b = None if bias is None else np.broadcast_to(bias, shape)
         return nn.layer_norm(x, w, b, axis=axis, eps=eps)
 
-    return Kernel(widened(run), "layer_norm")
+    def native(given: Given) -> int:
+        bias = given.value(2) if given.is_given(2) else None
+        return given.plan.layer_norm(given.value(0), given.value(1), bias, axis, eps)
+
+    return Kernel(widened(run), "layer_norm", native)
 
 
 def _rms_norm(a: Attributes) -> Kernel:
@@ -101,7 +116,10 @@ def _rms_norm(a: Attributes) -> Kernel:
     def run(x: Array, weight: Array) -> Any:
         return nn.rms_norm(x, np.broadcast_to(weight, x.shape[axis % x.ndim :]), axis=axis, eps=eps)
 
-    return Kernel(widened(run), "rms_norm")
+    def native(given: Given) -> int:
+        return given.plan.rms_norm(given.value(0), given.value(1), None, axis, eps)
+
+    return Kernel(widened(run), "rms_norm", native)
 
 
 def _group_norm(a: Attributes) -> Kernel:

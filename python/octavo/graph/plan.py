@@ -83,7 +83,7 @@ class _Draft:
 
     def take(self, step: Step) -> bool:
         """Add a step; False: it cannot be planned."""
-        native = step.kernel.native or _VIEWS.get(step.node.op)
+        native = step.kernel.native or _KNOWN.get(step.node.op)
         specs = [self._specs.get(slot) for slot in step.outputs]
         if native is None or specs[0] is None or len(specs) > 1:
             return False
@@ -161,13 +161,50 @@ def _slice(given: Given) -> int | None:
     return x
 
 
-_VIEWS: dict[str, Native] = {
+# --- arithmetic of NumPy --------------------------------------------------------------------------
+
+
+def _pair(name: str) -> Native:
+    return lambda given: given.plan.float_pair(name, _operand(given, 0), _operand(given, 1))
+
+
+def _operand(given: Given, index: int) -> int:
+    """Return an input; a constant with channels last, where images have them so."""
+    rank, constant = len(given.shape), given.constant(index)
+    if given.attributes.get("layout") != NHWC:
+        return given.value(index)
+    if constant is None:
+        x = given.value(index)
+        if len(given.plan.shape(x)) != rank:
+            raise TypeError("of other axes than the result")
+        return x
+    if constant.size > 1:
+        lead = (1,) * (rank - constant.ndim)
+        constant = constant.reshape(lead + constant.shape).transpose(channels_last(rank))
+    return given.plan.constant(constant)
+
+
+def _clip(given: Given) -> int | None:
+    lo, hi = (given.constant(i) for i in (1, 2))
+    if (lo is None and given.is_given(1)) or (hi is None and given.is_given(2)):
+        return None
+    return given.plan.clip(given.value(0), lo, hi)
+
+
+# Operators whose kernels know nothing of plans.
+_KNOWN: dict[str, Native] = {
+    "Add": _pair("add"),
+    "Clip": _clip,
+    "Div": _pair("divide"),
     "Dropout": _reshape,
     "Flatten": _reshape,
     "Identity": _reshape,
+    "Mul": _pair("multiply"),
+    "Relu": lambda given: given.plan.clip(given.value(0), 0.0, None),
     "Reshape": _reshape,
     "Slice": _slice,
     "Squeeze": _reshape,
+    "Sub": _pair("subtract"),
     "Transpose": _transpose,
     "Unsqueeze": _reshape,
 }

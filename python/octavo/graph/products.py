@@ -254,7 +254,11 @@ def _matmul(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         return linear_kernel(weights, b, a.get("activation"))
     if x.dtype is None or w.dtype is None:
         return Kernel(lambda x, w: product(x, w) if x.dtype.kind == "f" else np.matmul(x, w))
-    return Kernel(widened(product), "matmul float32")
+    return Kernel(
+        widened(product),
+        "matmul float32",
+        lambda given: given.plan.product(given.value(0), given.value(1)),
+    )
 
 
 def transposed(w: Array | QTensor) -> Weights:
