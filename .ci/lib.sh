@@ -204,6 +204,14 @@ address() { # address and undefined-behaviour sanitizers
   "$work/user/bin/python" -m pytest -s "${arithmetic_tests[@]}"
 }
 
+fuzz() { # files that `load` is given: a fixed sequence, so that what was found stays found
+  "$work/user/bin/pip" install -q atheris
+  rm -rf "$work/files"
+  "$work/user/bin/python" tests/fuzz/fuzz_load.py "$work/files" -seed=1 -timeout=120 \
+    -rss_limit_mb=3000 -max_total_time=$((2 * fuzz_seconds)) -verbosity=0 -print_final_stats=1 \
+    -artifact_prefix="$work/"
+}
+
 # Of the pool alone: tests that replace operator new do not link with this sanitizer.
 thread() {
   local target=test_runtime

@@ -476,3 +476,30 @@ def test_shapes_follow_from_large_weights_and_from_values_of_shapes():
     assert model.graph.values["m"].shape == ("n", 200)
     assert model.graph.values["y"].shape[1] == 200
     assert model(np.ones((2, 300))).shape == (2, 200)
+
+
+ODD_SIZES = {
+    "more values than any memory holds": "net (float[4611686018427387904] x) => (int64 y) { y = Size(x) }",
+    "parts that nobody counted": """net (float[n, 6] x) => (float[n, 3] y, float[n, 3] z) {
+        y, z = Split <axis = 1, num_outputs = 1> (x) }""",
+    "more values inside a graph": """net (float[n] x, bool c) => (float[n] y) {
+        y = If (c) <
+            then_branch = t () => (float[1099511627776, 2] a) { a = Relu(x) },
+            else_branch = e () => (float[n] b) { b = Relu(x) } > }""",
+}
+
+
+@pytest.mark.parametrize("body", ODD_SIZES.values(), ids=list(ODD_SIZES))
+def test_sizes_that_onnx_would_compute_with_are_refused_before(body):
+    """Each took all memory, or ended the process, in onnx's shape inference."""
+    with pytest.raises(oc.ModelError, match=r"values together|num_outputs is 1"):
+        oc.load(net(body, opset=18))
+
+
+def test_a_negative_dimension_is_one_that_is_free():
+    proto = net("net (float[n, 6] x) => (float[p, 3] y) { y = Slice(x, a, b, c) }",
+                a=np.array([1]), b=np.array([4]), c=np.array([1]))  # fmt: skip
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -(2**31)
+    model = oc.load(proto)
+    assert model.inputs[0].shape == (None, 6)
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value == -(2**31)

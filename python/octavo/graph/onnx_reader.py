@@ -20,6 +20,8 @@ Proto = Any
 OLDEST_OPSET = 11
 # Constants of more bytes are no shapes, and nothing is inferred from what they hold.
 _LARGE = 2**16
+# A tensor of more is in no memory; sizes of what is made of it still fit 64 bits.
+_MOST_VALUES = 2**40
 # For how many elements of vectors onnx may keep what it knows of each: it takes 80 bytes for one.
 _MOST_ELEMENTS = 2**22
 
@@ -51,12 +53,14 @@ def read(source: str | os.PathLike[str] | bytes | Proto) -> Graph:
     content = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else source
     onnx = import_onnx()
     model = _parse(onnx, source, content)
-    light = _without_weights(onnx, model)
     try:
+        light = _without_weights(onnx, model)
         onnx.checker.check_model(light)
         for tensor in model.graph.initializer:
             if tensor.ByteSize() > _LARGE:
                 onnx.checker.check_tensor(tensor)
+    except ModelError:
+        raise
     except Exception as error:  # ValidationError, and whatever else a malformed model provokes
         raise ModelError(f"not a valid ONNX model: {_first_line(error)}") from error
     opsets = {each.domain or "ai.onnx": each.version for each in model.opset_import}
@@ -100,7 +104,41 @@ def _without_weights(onnx: Any, model: Proto) -> Proto:
         elif tensor.name not in given:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             light.graph.input.append(info)
+    _check_sizes(light.graph)
     return light
+
+
+def _check_sizes(graph: Proto) -> None:
+    """Raise for sizes that nothing has, which onnx would compute with; negative ones are unknown."""
+    for tensor in graph.initializer:
+        _check_dims(tensor.name, tensor.dims)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        for each in dims:
+            if each.dim_value < 0:
+                each.ClearField("dim_value")
+        _check_dims(value.name, [each.dim_value for each in dims if each.dim_value])
+    for node in graph.node:
+        for attribute in node.attribute:
+            _check_dims(attribute.name, attribute.t.dims)
+            # onnx's inference counts outputs by this, and writes beyond them.
+            counted = node.op_type == "Split" and attribute.name == "num_outputs"
+            if counted and attribute.i != len(node.output):
+                raise ModelError(
+                    f"Split {node.name!r} has {len(node.output)} outputs, "
+                    f"num_outputs is {attribute.i}"
+                )
+            for inside in (attribute.g, *attribute.graphs):
+                _check_sizes(inside)
+
+
+def _check_dims(name: str, dims: Iterable[int]) -> None:
+    sizes = tuple(dims)
+    if any(size < 0 for size in sizes) or math.prod(sizes) > _MOST_VALUES:
+        raise ModelError(
+            f"{name} has dimensions {sizes}, expected 0 or more, "
+            f"of at most {_MOST_VALUES} values together"
+        )
 
 
 def _infer_shapes(onnx: Any, model: Proto) -> Proto:
@@ -255,8 +293,7 @@ def _constant(onnx: Any, proto: Proto) -> NDArray[Any]:
 
 def _array(onnx: Any, tensor: Proto) -> NDArray[Any]:
     """Return a tensor; its bytes were counted before memory is taken."""
-    if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"{tensor.name} has dimensions {tuple(tensor.dims)}, expected 0 or more")
+    _check_dims(tensor.name, tensor.dims)
     count = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
         bits = _bits(onnx, tensor.data_type)
