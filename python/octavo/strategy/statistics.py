@@ -15,7 +15,7 @@ from octavo.array.affine import choose
 from octavo.array.interop import dtype_name
 from octavo.array.qparams import RANGES, QParams
 from octavo.graph.native_file import replacing
-from octavo.strategy import observers
+from octavo.strategy import observers, report
 from octavo.strategy.observers import LANES, Channels, Histogram, Observed, Range
 
 _FORMAT = "octavo.statistics"
@@ -59,10 +59,10 @@ class Statistics:
     >>> a = oc.calibrate(model, np.array([[-1.0, 2.0]]), method="minmax")
     >>> b = oc.calibrate(model, np.array([[3.0, -5.0]]), method="minmax")
     >>> print(a | b)
+    value  by      least  greatest  taken from  to
+    x      minmax     -5         3          -5   3
+    y      minmax      0         3           0   3
     2 samples, minmax
-    value  least  greatest  taken from  to  by
-    x         -5         3          -5   3  minmax
-    y          0         3           0   3  minmax
     >>> (a | b).channel_mean("x", -1)
     array([ 1. , -1.5])
     >>> a | b == b | a
@@ -336,23 +336,23 @@ class Statistics:
             },
         }
 
-    def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("value", "least", "greatest", "taken from", "to", "by")]
+    def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+        rows: list[tuple[str, ...]] = []
         for name in self:
             if self.finite(name):
                 ends = (f"{each:.4g}" for each in (*self.range(name), *self.clip_range(name)))
-                rows.append((name, *ends, self.taken(name)))
+                rows.append((name, self.taken(name), *ends))
             else:
-                rows.append((name, *"----", "not finite"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if 0 < i < 5 else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        return "\n".join((f"{self.samples} samples, {self.method}", *lines))
+                rows.append((name, "not finite", *"----"))
+        heads = ("value", "by", "least", "greatest", "taken from", "to")
+        return heads, rows, f"{self.samples} samples, {self.method}"
+
+    def __str__(self) -> str:
+        heads, rows, note = self._cells()
+        return f"{report.table(heads, rows, 2)}\n{note}"
+
+    def _repr_html_(self) -> str:
+        return report.html(*self._cells(), 2)
 
     def __repr__(self) -> str:
         return f"Statistics({len(self)} values, {self.samples} samples, {self.method!r})"
