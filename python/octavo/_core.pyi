@@ -220,7 +220,13 @@ class PlanBuilder:
         """
         The plan. The builder holds nothing after.
         """
+    def float_average_pool(self, x: typing.SupportsInt | typing.SupportsIndex, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False, count_include_pad: bool = False) -> int:
+        ...
     def float_function(self, name: str, x: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def float_max_pool(self, x: typing.SupportsInt | typing.SupportsIndex, kernel: typing.Any, stride: typing.Any, padding: typing.Any = (0, 0, 0, 0), ceil_mode: bool = False) -> int:
+        ...
+    def float_mean(self, x: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
     def float_pair(self, name: str, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex) -> int:
         """

@@ -20,8 +20,10 @@ from octavo.graph.kernel import (
     NHWC,
     Arg,
     Attributes,
+    Given,
     Kernel,
     Make,
+    Native,
     channels_first,
     channels_last,
 )
@@ -149,7 +151,7 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
 
     def run(x: Array, lo: Array | None = None, hi: Array | None = None) -> Array:
         if x.dtype.kind == "f":
-            return x.clip(-math.inf if lo is None else lo, math.inf if hi is None else hi)
+            return _clamped(x, *(None if each is None else each.item() for each in (lo, hi)))
         if lo is not None:
             x = np.maximum(x, lo)
         return x if hi is None else np.minimum(x, hi)
@@ -157,10 +159,19 @@ def _clip(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     return Kernel(run)
 
 
+def _clamped(x: Array, lo: float | None, hi: float | None) -> Array:
+    least, most = -math.inf if lo is None else lo, math.inf if hi is None else hi
+    # Elsewhere than in kernels the sign of a zero at a bound is NumPy's to choose.
+    return _core.clip(x, lo, hi) if x.dtype == np.float32 and least <= most else x.clip(least, most)
+
+
 def _relu(x: Array) -> Any:
-    """``x > 0 ? x : +0``, NaN for NaN. NumPy clips between two numbers faster than from one on."""
+    """``x > 0 ? x : +0``, NaN for NaN."""
     zero = x.dtype.type(0)
-    return x.clip(zero, x.dtype.type(math.inf)) if x.dtype.kind == "f" else np.maximum(x, zero)
+    if x.dtype == np.float32:
+        return _core.clip(x, 0.0, None)
+    y = np.maximum(x, zero)
+    return y + zero if x.dtype.kind == "f" else y  # -0 + 0 is 0
 
 
 def _cast(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
@@ -199,9 +210,23 @@ def _prelu(x: Array, slope: Array) -> Any:
     return np.where(x < 0, x * slope, x)
 
 
+def _planned_line(alpha: float, beta: float, times: bool) -> Native:
+    """As `_line`, in a plan; `times`: times x."""
+
+    def native(given: Given) -> int:
+        plan, x = given.plan, given.value(0)
+        y = plan.float_pair("multiply", x, plan.constant(np.array(alpha, np.float32)))
+        y = plan.float_pair("add", y, plan.constant(np.array(beta, np.float32)))
+        y = plan.clip(y, 0.0, 1.0)
+        return plan.float_pair("multiply", x, y) if times else y
+
+    return native
+
+
 def _hard_sigmoid(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     alpha, beta = a.get("alpha", 0.2), a.get("beta", 0.5)
-    return _if_float(args, lambda x: _line(x, alpha, beta))
+    kernel = _if_float(args, lambda x: _line(x, alpha, beta))
+    return None if kernel is None else kernel._replace(native=_planned_line(alpha, beta, False))
 
 
 def _line(x: Array, alpha: float, beta: float) -> Any:
@@ -211,7 +236,8 @@ def _line(x: Array, alpha: float, beta: float) -> Any:
 
 
 def _hard_swish(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
-    return _if_float(args, lambda x: x * _line(x, 1 / 6, 0.5))
+    kernel = _if_float(args, lambda x: x * _line(x, 1 / 6, 0.5))
+    return None if kernel is None else kernel._replace(native=_planned_line(1 / 6, 0.5, True))
 
 
 def _if_float(args: Sequence[Arg], function: Callable[..., Any]) -> Kernel | None:
@@ -634,7 +660,9 @@ def _reduce_mean(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         y = _pixel_mean(x, (first, first + 1))
         return y if keep else y.squeeze((first, first + 1))
 
-    return Kernel(run)
+    known = _axes(a, args[1].array) if len(args) > 1 else _axes(a, None)
+    of_images = known is not None and args[0].rank == 4 and sorted(i % 4 for i in known) == [2, 3]
+    return Kernel(run, "numpy", _planned_mean(a) if of_images else None)
 
 
 def _extreme(function: Any, greatest: bool) -> Callable[..., Any]:
@@ -815,21 +843,24 @@ def _first_size(a: Attributes) -> int:
     return 1 if a.get("layout") == NHWC else 2
 
 
-def _sizes(a: Attributes, x: Array) -> tuple[int, ...]:
-    return x.shape[_first_size(a) : _first_size(a) + x.ndim - 2]
+def _sizes(a: Attributes, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[_first_size(a) : _first_size(a) + len(shape) - 2]
 
 
-def _native_window(a: Attributes, x: Array) -> tuple[Any, ...] | None:
+_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]
+
+
+def _native_window(a: Attributes, dtype: Any, shape: tuple[int, ...]) -> _Window | None:
     """Return kernel, stride, padding and ceil mode of windows that octavo pools float32 by."""
     kernel = tuple(a["kernel_shape"])
-    if x.dtype != np.float32 or x.ndim not in (3, 4) or set(a.get("dilations") or (1,)) != {1}:
+    if dtype != np.float32 or len(shape) not in (3, 4) or set(a.get("dilations") or (1,)) != {1}:
         return None
-    before, behind, _ = pool_sides(a, _sizes(a, x), kernel)
+    before, behind, _ = pool_sides(a, _sizes(a, shape), kernel)
     if any(side >= size for side, size in zip((*before, *behind), kernel * 2, strict=True)):
         return None  # a window may hold padding alone
     strides = tuple(a.get("strides") or (1,) * len(kernel))
     ceil = bool(a.get("ceil_mode", 0)) and not a.get("auto_pad", "").startswith("SAME")
-    if x.ndim == 3:
+    if len(shape) == 3:
         return (1, *kernel), (1, *strides), (0, *before, 0, *behind), ceil
     return kernel, strides, (*before, *behind), ceil
 
@@ -842,13 +873,36 @@ def _native_pool(a: Attributes, x: Array, pool: Callable[[Array], Array]) -> Arr
     return y if last else y.transpose(channels_first(x.ndim))
 
 
+def _planned_pool(a: Attributes, pool: Callable[[_core.PlanBuilder, int, _Window], int]) -> Native:
+    """As `_native_pool`, in a plan; `pool` is given the window too."""
+    last = a.get("layout") == NHWC
+
+    def native(given: Given) -> int | None:
+        plan, x = given.plan, given.value(0)
+        rank = len(plan.shape(x))
+        window = _native_window(a, np.dtype(plan.dtype(x)), plan.shape(x))
+        if window is None:
+            return None
+        y = x if last else plan.transpose(x, channels_last(rank))
+        if rank == 3:
+            n, width, channels = plan.shape(y)
+            y = plan.reshape(y, (n, 1, width, channels))
+        y = pool(plan, y, window)
+        if rank == 3:
+            n, _, width, channels = plan.shape(y)
+            y = plan.reshape(y, (n, width, channels))
+        return y if last else plan.transpose(y, channels_first(rank))
+
+    return native
+
+
 def max_pool(a: Attributes, x: Array) -> Array:
     """Return the greatest value under each window of images, laid out as `a` says."""
-    window = _native_window(a, x)
+    window = _native_window(a, x.dtype, x.shape)
     if window is not None:
         return _native_pool(a, x, lambda images: _core.float_max_pool(images, *window))
     kernel = a["kernel_shape"]
-    before, _, outs = pool_sides(a, _sizes(a, x), kernel)
+    before, _, outs = pool_sides(a, _sizes(a, x.shape), kernel)
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     image = _padded(a, x, lowest, before, _reach(a, kernel, outs))
     views = _windows(image, a, kernel, outs)
@@ -861,21 +915,24 @@ def max_pool(a: Attributes, x: Array) -> Array:
 def _max_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     if a.outputs > 1 or not are_numbers(args):
         return None
-    return Kernel(partial(max_pool, a))
+    native = _planned_pool(a, lambda plan, x, window: plan.float_max_pool(x, *window))
+    return Kernel(partial(max_pool, a), "numpy", native)
 
 
 def _average_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     if not _is_float(args[0]):
         return None
-    kernel, include = a["kernel_shape"], a.get("count_include_pad", 0)
+    kernel, include = a["kernel_shape"], bool(a.get("count_include_pad", 0))
 
     def run(x: Array) -> Any:
-        window = _native_window(a, x)
+        window = _native_window(a, x.dtype, x.shape)
         if window is not None:
             return _native_pool(
-                a, x, lambda images: _core.float_average_pool(images, *window, bool(include))
+                a,
+                x,
+                lambda images: _core.float_average_pool(images, *window, count_include_pad=include),
             )
-        sizes = _sizes(a, x)
+        sizes = _sizes(a, x.shape)
         before, behind, outs = pool_sides(a, sizes, kernel)
         needed = _reach(a, kernel, outs)
         image = _padded(a, x, 0, before, needed)
@@ -890,7 +947,10 @@ def _average_pool(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         count = _reduced(np.add, *_windows(ones, a, kernel, outs))
         return total / count
 
-    return Kernel(run)
+    native = _planned_pool(
+        a, lambda plan, x, window: plan.float_average_pool(x, *window, count_include_pad=include)
+    )
+    return Kernel(run, "numpy", native)
 
 
 def _global(function: Callable[[Array, tuple[int, ...]], Any]) -> Make:
@@ -901,11 +961,29 @@ def _global(function: Callable[[Array, tuple[int, ...]], Any]) -> Make:
     return make
 
 
+def _global_mean(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
+    kernel = _global(_pixel_mean)(a, args)
+    return None if kernel is None else kernel._replace(native=_planned_mean(a))
+
+
 def _global_max(x: Array, axes: tuple[int, ...]) -> Any:
     return np.max(x, axes, keepdims=True)
 
 
 _LANES = 64
+
+
+def _planned_mean(a: Attributes) -> Native:
+    def native(given: Given) -> int:
+        plan, x = given.plan, given.value(0)
+        shape = plan.shape(x)
+        if a.get("layout") != NHWC:
+            x = plan.transpose(x, channels_last(len(shape)))
+        n, *sizes, channels = plan.shape(x)
+        y = plan.float_mean(plan.reshape(x, (n, 1, math.prod(sizes), channels)))
+        return plan.reshape(y, given.shape)
+
+    return native
 
 
 def _pixel_mean(x: Array, axes: tuple[int, ...]) -> Array:
@@ -1040,7 +1118,7 @@ KERNELS: dict[str, Make] = {
     "CumSum": _cumsum,
     "Einsum": _einsum,
     "Elu": _exponential(_elu),
-    "GlobalAveragePool": _global(_pixel_mean),
+    "GlobalAveragePool": _global_mean,
     "GlobalMaxPool": _global(_global_max),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
