@@ -298,9 +298,13 @@ def test_a_pickled_model_plans_anew():
 def test_coverage_times_each_step():
     model, feeds = chain(5), chain_feeds(64)
     thrice(model, feeds)
-    (row,) = model.coverage(feeds).rows
+    coverage = model.coverage(feeds)
+    (row,) = coverage.rows
     assert row.layers == 5
     assert row.seconds > 0
+    assert (coverage.planned, coverage.planned_bytes) == (5, 128)
+    assert str(coverage).endswith("5 layers in plans, 0.00 MB between")
+    assert model.coverage().planned is None
 
 
 # --- each operator --------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ class Executor:
         watch: Watch | None = None,
     ) -> list[Any]:
         """Return the outputs of these names; `timer` and `watch` are told of each step."""
-        key = tuple([getattr(each, "shape", None) for each in arrays])
+        key = _shapes(arrays)
         plan = self._plans.get(key)
         if plan is None:
             with np.errstate(all="ignore"):
@@ -229,6 +229,14 @@ class Executor:
                     for slot in free:
                         values[slot] = None
         return [values[self._outputs[name]] for name in outputs]
+
+    def planned(self, arrays: Sequence[Any]) -> tuple[int, int]:
+        """Return how many steps plans in C++ run for arrays of these shapes, and the plans' bytes."""
+        plan = self._plans.get(_shapes(arrays))
+        units = () if plan is None else plan.units or ()
+        segments = [unit for unit in units if isinstance(unit, Segment)]
+        steps = sum(len(segment.steps) for segment in segments)
+        return steps, sum(segment.plan.nbytes for segment in segments)
 
     def _second_run(self, key: tuple[Any, ...], plan: Plan, values: list[Any]) -> None:
         """Run every step, and plan in C++ what can be, for the shapes that there are."""
@@ -278,6 +286,10 @@ class Executor:
             kept |= dead
             frees.append(tuple(sorted(dead)))
         return tuple(reversed(frees))
+
+
+def _shapes(arrays: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple([getattr(each, "shape", None) for each in arrays])
 
 
 def _kept(value: Any) -> Any:

@@ -67,9 +67,15 @@ class CoverageRow(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """What runs a model: a row an operator and kernel, the slowest first where times are known."""
+    """What runs a model: a row an operator and kernel, the slowest first where times are known.
+
+    Where inputs were given: how many of the layers that need their values run inside plans in C++,
+    and how many bytes those plans take for what lies between layers.
+    """
 
     rows: tuple[CoverageRow, ...]
+    planned: int | None = None
+    planned_bytes: int | None = None
 
     @property
     def fallbacks(self) -> tuple[CoverageRow, ...]:
@@ -79,14 +85,18 @@ class Coverage(NamedTuple):
     def __str__(self) -> str:
         head = ("operator", "kernel", "layers", "time", "share")
         lines = [head, *map(_cells, self.rows)]
+        tail = ""
+        if self.planned is not None and self.planned_bytes is not None:
+            tail = f"\n\n{self.planned} layers in plans, {self.planned_bytes / 1e6:.2f} MB between"
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
+        table = "\n".join(
             "  ".join(
                 cell.ljust(width) if i < 2 else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
         )
+        return table + tail
 
 
 def _cells(row: CoverageRow) -> tuple[str, ...]:
@@ -151,11 +161,13 @@ class Model:
     Mul       numpy        1     -      -
     """
 
-    __slots__ = ("__weakref__", "_executor", "_graph")
+    __slots__ = ("__weakref__", "_executor", "_expected", "_graph")
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._executor = Executor(graph)
+        # NumPy has one object for each of its own dtypes: what is that object is native too.
+        self._expected = tuple((value, _DTYPES.get(value.dtype or "")) for value in graph.inputs)
 
     @property
     def graph(self) -> Graph:
@@ -262,14 +274,17 @@ class Model:
         return ", ".join(repr(value.name) for value in self._graph.inputs) or "none"
 
     def _arrays(self, feeds: Feeds) -> list[Any]:
-        unknown = feeds.keys() - {value.name for value in self._graph.inputs}
-        if unknown:
-            raise ValueError(f"no input {min(map(str, unknown))!r}, expected {self._names()}")
+        names = {value.name for value, _ in self._expected}
+        if feeds.keys() != names:
+            for name in sorted(map(str, feeds.keys() - names)):
+                raise ValueError(f"no input {name!r}, expected {self._names()}")
+            for name in sorted(names - feeds.keys()):
+                raise ValueError(f"input {name!r} is missing, expected {self._names()}")
         arrays = []
-        for value in self._graph.inputs:
-            if value.name not in feeds:
-                raise ValueError(f"input {value.name!r} is missing, expected {self._names()}")
-            arrays.append(_as_input(value, feeds[value.name]))
+        for value, dtype in self._expected:
+            given: Any = feeds[value.name]
+            fits = type(given) is np.ndarray and given.dtype is dtype and _fits(value, given.shape)
+            arrays.append(given if fits and given.flags.aligned else _as_input(value, given))
         return arrays
 
     def prepare(self, feeds: Feeds) -> None:
@@ -336,7 +351,7 @@ class Model:
         if feeds is not None:
             names = [value.name for value in self._graph.outputs]
             arrays = self._arrays(feeds)
-            self._executor.run(arrays, names)
+            self.prepare(feeds)
             for _ in range(runs):
                 self._executor.run(arrays, names, timer)
         groups: dict[tuple[str, str], list[str]] = {}
@@ -350,7 +365,9 @@ class Model:
             fallback = REFERENCE in kernel
             rows.append(CoverageRow(operator, kernel, len(layers), fallback, seconds, share))
         rows.sort(key=lambda row: (-(row.seconds or 0.0), row.operator, row.kernel))
-        return Coverage(tuple(rows))
+        if feeds is None:
+            return Coverage(tuple(rows))
+        return Coverage(tuple(rows), *self._executor.planned(arrays))
 
     def save(self, path: str | os.PathLike[str], *, blocks: str = "DequantizeLinear") -> None:
         """Write the model to a file that `octavo.load` reads to the same bits.
@@ -427,6 +444,20 @@ def _describe(value: Value) -> str:
     return f"{value.name}: {value.dtype}[{shape}]"
 
 
+_DTYPES = {name: np.dtype(name) for name in ("float32", "int8", "int32", "int64", "uint8")}
+
+
+def _fits(value: Value, shape: tuple[int, ...]) -> bool:
+    if value.shape is None:
+        return True
+    if len(shape) != len(value.shape):
+        return False
+    for size, got in zip(value.shape, shape, strict=True):
+        if size != got and isinstance(size, int):
+            return False
+    return True
+
+
 def _as_input(value: Value, given: Any) -> Any:
     if value.dtype is None or value.dtype in ("sequence", "optional", "map", "sparse_tensor"):
         return given
@@ -439,15 +470,9 @@ def _as_input(value: Value, given: Any) -> Any:
         if not floats and not np.can_cast(array.dtype, dtype, "safe"):
             raise TypeError(f"input {value.name!r} is {array.dtype}, expected {value.dtype}")
         array = array.astype(dtype)
-    if value.shape is not None:
-        fits = array.ndim == len(value.shape) and all(
-            size == got
-            for size, got in zip(value.shape, array.shape, strict=True)
-            if isinstance(size, int)
-        )
-        if not fits:
-            expected = ", ".join("?" if each is None else str(each) for each in value.shape)
-            raise ValueError(f"input {value.name!r} has shape {array.shape}, expected ({expected})")
+    if not _fits(value, array.shape):
+        expected = ", ".join("?" if each is None else str(each) for each in value.shape or ())
+        raise ValueError(f"input {value.name!r} has shape {array.shape}, expected ({expected})")
     return array
 
 
