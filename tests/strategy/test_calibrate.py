@@ -4,8 +4,11 @@ import concurrent.futures
 import functools
 import json
 import operator
+import os
 import pickle
 import signal
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -276,6 +279,46 @@ def test_an_interrupted_calibration_goes_on(model, method, workers):
     assert oc.calibrate(model, data, method=method, resume=half, workers=workers) == whole
     # Once more, from what has all: nothing is counted twice.
     assert oc.calibrate(model, data, method=method, resume=whole) == whole
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+import octavo as oc
+sys.path[:0] = {path!r}
+from test_calibrate import network, sentences
+
+def progress(done, total, label):
+    print(done, flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    data = oc.Dataset(sentences(60), batch_size=1)
+    try:
+        oc.calibrate(network(), data, workers=2, progress=progress)
+    except KeyboardInterrupt as error:
+        error.statistics.save({out!r})
+"""
+
+
+@pytest.mark.skipif(IN_QEMU or not hasattr(os, "killpg"), reason="needs children and their group")
+def test_ctrl_c_on_a_terminal_stops_processes_and_keeps_what_they_gathered(model, tmp_path):
+    out, script = tmp_path / "half.npz", tmp_path / "script.py"
+    here = os.path.dirname(__file__)
+    path = [here, os.path.dirname(here)]
+    script.write_text(SCRIPT.format(path=path, out=str(out)))
+    child = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    with child:
+        assert child.stdout.readline()  # some are done
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to all of them
+        child.stdout.read()
+    assert child.returncode == 0
+    half = oc.Statistics.load(out)
+    assert 0 < half.samples < 60
+    data = oc.Dataset(sentences(60), batch_size=1)
+    assert oc.calibrate(model, data, resume=half) == oc.calibrate(model, data)
 
 
 def test_a_batch_in_the_middle_of_which_it_is_interrupted_is_not_counted(model):

@@ -119,6 +119,13 @@ def test_the_histogram_counts_every_value_in_its_bin():
     assert bins == {one: (2, 1), one + 1: (2, 0), 0x4060: (0, 1)}
 
 
+def test_large_arrays_are_counted_in_blocks(monkeypatch):
+    x = np.random.default_rng(10).standard_normal((3, 1000)).astype(np.float32)
+    at_once = Observed.of(x, 3, histogram=True)
+    monkeypatch.setattr(observers, "_BLOCK", 77)
+    assert whole(Observed.of(x, 3, histogram=True)) == whole(at_once)
+
+
 def test_no_tensor_needs_more_than_all_bins():
     bits = np.random.default_rng(0).integers(0, 2**32, 1 << 18, np.uint32)
     x = bits.view(np.float32)

@@ -84,6 +84,9 @@ def _carried(sums: NDArray[np.int64]) -> NDArray[np.int64]:
 # --- what is kept ---------------------------------------------------------------------------------
 
 
+_BLOCK = 1 << 20
+
+
 class Histogram(NamedTuple):
     """Counts of values. `counts`, (2, k) int64: positive, then negative ones by magnitude.
 
@@ -99,12 +102,15 @@ class Histogram(NamedTuple):
     def of(x: NDArray[np.float32]) -> Histogram:
         """Count the values of a contiguous array."""
         upper = x.reshape(-1).view(np.uint16)[1::2]  # the upper half: all are little-endian here
-        counts = np.bincount(upper, minlength=1 << 16).reshape(2, -1)
+        counts = np.zeros((2, 1 << 15), np.int64)
+        for begin in range(0, upper.size, _BLOCK):  # NumPy takes 8 bytes a value meanwhile
+            block = upper[begin : begin + _BLOCK]
+            counts += np.bincount(block, minlength=1 << 16).reshape(2, -1)
         zeros = int(counts[:, 0].sum())
         counts[:, 0] = 0
         used = np.flatnonzero(counts.any(0))
         first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-        return Histogram(zeros, first, counts[:, first:end].astype(np.int64))
+        return Histogram(zeros, first, counts[:, first:end].copy())
 
     def __or__(self, other: object) -> Histogram:
         """Return the counts of both."""
@@ -217,14 +223,17 @@ def _channels(x: NDArray[np.float32], samples: int) -> tuple[Channels | None, Ch
     if x.ndim < 2:
         return None, None
     axes = (1, -1) if x.ndim > 2 else (-1,)
+    sums: list[list[NDArray[np.float64]]] = [[] for _ in axes]
     # Each sample by itself: how sums are ordered must not hang on what else is in the batch.
-    wide = [part.astype(np.float64) for part in x.reshape(samples, -1, *x.shape[1:])]
+    for part in x.reshape(samples, -1, *x.shape[1:]):
+        wide = part.astype(np.float64)
+        for axis, of_axis in zip(axes, sums, strict=True):
+            of_axis.append(_channel_sums(wide, axis))
     found = []
-    for axis in axes:
-        sums = exact_sums(np.stack([_channel_sums(part, axis) for part in wide]))
+    for axis, of_axis in zip(axes, sums, strict=True):
         least, greatest = _core.minmax(x, axis % x.ndim)
-        zero = np.float32(0)  # added: of -0 and +0, which are equal, +0
-        found.append(Channels(x.size // x.shape[axis], least + zero, greatest + zero, sums))
+        ends = least + np.float32(0), greatest + np.float32(0)  # of -0 and +0, which are equal, +0
+        found.append(Channels(x.size // x.shape[axis], *ends, exact_sums(np.stack(of_axis))))
     return found[0], found[-1]
 
 
