@@ -8,6 +8,7 @@ from networks import cnn, images, network, rows, transformer
 
 import octavo as oc
 from octavo.graph import Model
+from octavo.strategy.compare import Comparison
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,21 @@ def test_what_loses_most_comes_first():
     assert result.worst[0]["layer"] == "MatMul_12"
     assert result.worst[0]["lost"] == math.inf  # nothing before it has an error
     assert {row["layer"] for row in result.rows if row["sqnr"] == math.inf} >= {"MatMul_1"}
+
+
+def test_a_first_layer_is_not_worst_for_reading_exact_inputs():
+    row = {"operator": "Conv", "kernel": "conv int8", "cosine": 1.0, "max": 0.1}
+    made = Comparison(
+        [
+            {**row, "layer": "first", "sqnr": 42.0, "lost": math.inf},
+            {**row, "layer": "bad", "sqnr": 20.0, "lost": 6.0},
+            {**row, "layer": "better than its input", "sqnr": 21.0, "lost": 0.0},
+            {**row, "layer": "exact", "sqnr": math.inf, "lost": 0.0},
+            {**row, "layer": "good", "sqnr": 20.0, "lost": 0.001},
+        ]
+    )
+    worst = [row["layer"] for row in made.worst]
+    assert worst == ["bad", "first", "good", "better than its input", "exact"]
 
 
 def test_values_that_equalization_has_scaled_are_left_out():

@@ -38,8 +38,12 @@ class Comparison(LayerReport):
 
     @property
     def worst(self) -> tuple[dict[str, Any], ...]:
-        """The rows by what the layer loses, most first: where to keep more precision."""
-        return tuple(sorted(self.rows, key=lambda row: -row["lost"]))
+        """The rows by the error over signal that the layer adds, most first: keep more bits there.
+
+        Not by the dB that it loses: layers that read exact inputs lose all there are, however
+        exact their outputs.
+        """
+        return tuple(sorted(self.rows, key=_added, reverse=True))
 
     def _cells(self, row: dict[str, Any]) -> tuple[str, ...]:
         return (
@@ -77,9 +81,16 @@ class Comparison(LayerReport):
         )
         axes.set_yticks(places, [row["layer"] for row in self.rows], fontsize=7)
         axes.invert_yaxis()
-        axes.set_xlabel("signal over error of the output, dB (red: the layers that lose most)")
+        axes.set_xlabel("signal over error of the output, dB (red: the layers that add most error)")
         axes.margins(y=0.01)
         return axes
+
+
+def _added(row: dict[str, Any]) -> float:
+    """Return the error over signal of a layer's output, less what came in with its inputs."""
+    if row["lost"] == 0:
+        return 0.0
+    return float(10 ** (-row["sqnr"] / 10) * (1 - 10 ** (-row["lost"] / 10)))
 
 
 class _Sums:
