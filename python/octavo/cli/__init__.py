@@ -12,11 +12,34 @@ import sys
 from collections.abc import Sequence
 
 import octavo as oc
-from octavo.cli import bench, demo, doctor, evaluate, inspect, kernels, run, terminal
+from octavo.cli import (
+    bench,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    inspect,
+    kernels,
+    quantize,
+    run,
+    terminal,
+)
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = (demo, doctor, kernels, run, inspect, evaluate, bench)
+COMMANDS = (
+    demo,
+    doctor,
+    kernels,
+    run,
+    inspect,
+    quantize,
+    explain,
+    compare,
+    evaluate,
+    bench,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

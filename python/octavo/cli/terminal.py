@@ -93,8 +93,8 @@ def print_notes(options: argparse.Namespace, notes: Sequence[str]) -> None:
             print(f"note: {note}", file=sys.stderr)
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text, the first column to the left, the others to the right.
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print rows of text, the first columns (one, or `left`) to the left, the others to the right.
 
     With `rich`, and on a terminal, the table is drawn by it (and in colour unless NO_COLOR is set);
     elsewhere columns are aligned with spaces, so that what is piped never depends on `rich`.
@@ -107,7 +107,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         style = None if os.environ.get("NO_COLOR") else "bold"
         table = importlib.import_module("rich.table").Table(box=box.SIMPLE_HEAD, header_style=style)
         for index, header in enumerate(headers):
-            table.add_column(header, justify="right" if index else "left", no_wrap=True)
+            table.add_column(header, justify="right" if index >= left else "left", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         # rich cuts cells to fit; a long line that the terminal folds is better than a lost figure.
@@ -115,4 +115,4 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         width = max(needed, shutil.get_terminal_size().columns)
         importlib.import_module("rich.console").Console(width=width).print(table)
         return
-    print(reports.table(headers, rows))
+    print(reports.table(headers, rows, left))
