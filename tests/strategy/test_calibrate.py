@@ -521,6 +521,18 @@ def test_statistics_read_as_a_table_and_as_plain_numbers(model):
     assert repr(stats) == f"Statistics({len(stats)} values, 6 samples, 'minmax')"
 
 
+def test_a_picture_shows_every_value_and_what_is_clipped(model):
+    pytest.importorskip("matplotlib", reason="no pictures without matplotlib").use("Agg")
+    stats = oc.calibrate(model, sentences(6), method="percentile", percentile=90)
+    axes = stats.plot("hidden")
+    (stairs,) = axes.patches
+    assert np.isclose(stairs.get_data().values.sum(), stats.observed("hidden").size)
+    assert [line.get_xdata()[0] for line in axes.lines] == [*stats.clip_range("hidden")]
+    assert axes.get_xlabel() == "hidden: percentile"
+    with pytest.raises(ValueError, match="no histogram was gathered"):
+        oc.calibrate(model, sentences(6), method="minmax").plot("hidden")
+
+
 def test_bad_arguments_are_refused_before_any_work(model):
     def transform(_):
         pytest.fail("the data was read")
@@ -539,6 +551,8 @@ def test_bad_arguments_are_refused_before_any_work(model):
     for error, message, options in cases:
         with pytest.raises(error, match=message):
             oc.calibrate(model, data, **options)
+    with pytest.raises(TypeError, match="model is function, expected a Model"):
+        oc.calibrate(network, data)
 
 
 def test_auto_refuses_data_that_can_be_read_once(model):

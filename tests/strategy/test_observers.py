@@ -306,6 +306,13 @@ def test_entropy_does_not_count_zeros():
         assert found[0] == found[1]
 
 
+def test_counts_between_edges_that_bins_share_are_numpys():
+    x = np.concatenate([np.random.default_rng(11).standard_normal(5000) * 3, np.zeros(7), [4.0]])
+    edges = np.array([-16.0, -4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 16.0])
+    counted = observers.counts_between(observed(x[None]), edges)
+    assert np.allclose(counted, np.histogram(x.astype(np.float32), edges)[0])
+
+
 @pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
 def test_a_range_needs_the_histogram_that_its_method_gathers(method):
     seen = Observed.of(np.ones((2, 2), np.float32), 2, histogram=False)

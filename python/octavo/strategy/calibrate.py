@@ -101,6 +101,8 @@ def calibrate(
     >>> stats.qparams("y")
     QParams(0.011764706, 0, 'uint8')
     """
+    if not isinstance(model, Model):
+        raise TypeError(f"model is {type(model).__name__}, expected a Model, as octavo.load gives")
     dataset = as_dataset(data, model)
     _check(dataset, method, percentile, resume)
     check_progress(progress)

@@ -371,6 +371,18 @@ def _divergence(bins: _Bins, edges: NDArray[np.float64]) -> float:
     return float(np.sum(p * np.log(p / q)))
 
 
+def counts_between(seen: Observed, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many values lie between each two of the ascending edges, as the bins have it."""
+    bins = _bins(seen)
+    reached = np.concatenate([[0], np.cumsum(bins.counts)])
+    knots = np.stack([bins.low, bins.high], 1).reshape(-1)
+    heights = np.stack([reached[:-1], reached[1:]], 1).reshape(-1)
+    # A bin that is one value counts where it begins; the last edge takes in what lies on it.
+    up_to = np.interp(np.nextafter(edges, -np.inf), knots, heights, 0.0, reached[-1])
+    up_to[-1] = np.interp(edges[-1], knots, heights, 0.0, reached[-1])
+    return np.diff(up_to)
+
+
 class _Bins(NamedTuple):
     """Ascending intervals that hold values, and how many."""
 

@@ -21,6 +21,7 @@ from octavo.strategy.observers import LANES, Channels, Histogram, Observed, Rang
 _FORMAT = "octavo.statistics"
 _VERSION = 1
 _AXES = (1, -1)
+_COLUMNS = 256  # of a picture
 
 
 class Position(NamedTuple):
@@ -187,6 +188,36 @@ class Statistics:
         """Return the same with ranges chosen for some values, which go before those of the method."""
         args = self._observed, self.samples, self.method, self.percentile, self._position
         return Statistics(*args, choices)
+
+    def plot(self, name: str, ax: Any = None) -> Any:
+        """Draw how often the values of one tensor occur, and what is clipped; return the axes.
+
+        Parameters
+        ----------
+        name : str
+            Of the value.
+        ax : matplotlib axes, optional
+            Where to draw; new ones if not given.
+
+        Raises
+        ------
+        ValueError
+            As `range`; a method that gathers no histogram.
+        ImportError
+            matplotlib is not installed (the extra "plot").
+        """
+        low, high = self.range(name)
+        edges = np.linspace(low, high if high > low else low + 1.0, _COLUMNS + 1)
+        counts = observers.counts_between(self._seen(name), edges)
+        ax = report.axes(ax)
+        ax.stairs(counts, edges, fill=True)
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=0.5)  # a single value shows
+        for end in self.clip_range(name):
+            ax.axvline(end, color="black", linestyle="--")
+        ax.set_xlabel(f"{name}: {self.taken(name)}")
+        ax.set_ylabel("values")
+        return ax
 
     def _get(self, name: str) -> Observed:
         seen = self._observed.get(name)
