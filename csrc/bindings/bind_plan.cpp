@@ -148,6 +148,7 @@ class Draft {
   int float_average_pool(int x, const py::object& kernel, const py::object& stride,
                          const py::object& padding, bool ceil_mode, bool count_include_pad);
   int float_mean(int x);
+  int nearest(int x, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns);
   int quantize(int x, const py::object& scale, const py::object& zero_point,
                const std::string& dtype, const py::object& axis);
   int dequantize(int x, const py::object& scale, const py::object& zero_point,
@@ -165,7 +166,8 @@ class Draft {
   int transpose(int x, const py::object& axes);
   int slice(int x, int64_t axis, int64_t start, int64_t length, int64_t step);
 
-  std::unique_ptr<BoundPlan> finish(const std::vector<int>& outputs);
+  std::unique_ptr<BoundPlan> finish(const std::vector<int>& outputs,
+                                    const std::shared_ptr<ArenaPool>& arenas);
 
  private:
   Type type(int x) const { return types_.at(static_cast<size_t>(x)); }
@@ -407,10 +409,11 @@ int Draft::concat(const std::vector<int>& values, const py::object& tables, int6
   std::vector<int> reads;
   Type type_of_all = Type::kOther;
   for (size_t i = 0; i < values.size(); ++i) {
-    const int in = codes(values[i], "a value");
     PlaceStep step{};
-    Type out = type(in);
     step.has_table = !py::object(maps[i]).is_none();
+    const int in = step.has_table ? codes(values[i], "a value that goes through a table")
+                                  : same(values[i], builder_.contiguous(values[i]));
+    Type out = type(in);
     if (step.has_table) {
       py::array kept = no_array();
       std::copy_n(table_of(maps[i], &out, &kept), step.codes.size(), step.codes.begin());
@@ -428,7 +431,7 @@ int Draft::concat(const std::vector<int>& values, const py::object& tables, int6
     steps.push_back(step);
     reads.push_back(in);
   }
-  int64_t outer = 1, inner = 1;
+  int64_t outer = 1, inner = bytes_of(type_of_all);
   for (int i = 0; i < at; ++i) outer *= shape[i];
   for (int i = at + 1; i < shape.size(); ++i) inner *= shape[i];
   const int y = result(type_of_all, shape);
@@ -499,6 +502,24 @@ int Draft::float_mean(int x) {
   check_has_pixels(images);
   const int y = result(Type::kFloat32, image_shape(images, 1, 1));
   builder_.add(FloatMeanStep{images}, {in}, {y}, work(shape_of(in)));
+  return y;
+}
+
+int Draft::nearest(int x, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+  const int in = same(x, builder_.contiguous(x));
+  Images images = images_of(view(in), "NHWC");
+  const auto check = [](const std::vector<int64_t>& indices, int64_t size, const char* name) {
+    for (const int64_t index : indices) {
+      if (index < 0 || index >= size)
+        raise_value(name, " must hold indices from 0 to ", size - 1, ", got ", index);
+    }
+  };
+  check(rows, images.height, "rows");
+  check(columns, images.width, "columns");
+  const int y = result(type(in), image_shape(images, static_cast<int64_t>(rows.size()),
+                                             static_cast<int64_t>(columns.size())));
+  images.channels *= bytes_of(type(in));
+  builder_.add(NearestStep{images, rows, columns}, {in}, {y}, work(shape_of(y)));
   return y;
 }
 
@@ -786,7 +807,8 @@ int Draft::slice(int x, int64_t axis, int64_t start, int64_t length, int64_t ste
   return same(x, builder_.view(x, offset, std::move(shape), std::move(strides)));
 }
 
-std::unique_ptr<BoundPlan> Draft::finish(const std::vector<int>& outputs) {
+std::unique_ptr<BoundPlan> Draft::finish(const std::vector<int>& outputs,
+                                         const std::shared_ptr<ArenaPool>& arenas) {
   std::vector<Border> given, made;
   const auto border = [&](int id) { return Border{type(id), dtype_of(type(id)), shape_of(id)}; };
   for (int id : inputs_) given.push_back(border(id));
@@ -795,8 +817,8 @@ std::unique_ptr<BoundPlan> Draft::finish(const std::vector<int>& outputs) {
     taken.push_back(same(id, builder_.as_output(id, taken)));
     made.push_back(border(taken.back()));
   }
-  auto plan = std::make_unique<BoundPlan>(std::move(builder_).finish(taken), std::move(given),
-                                          std::move(made), std::move(kept_));
+  auto plan = std::make_unique<BoundPlan>(std::move(builder_).finish(taken, arenas),
+                                          std::move(given), std::move(made), std::move(kept_));
   *this = Draft();
   return plan;
 }
@@ -823,6 +845,10 @@ void register_plan(py::module_& m) {
       "nbytes", [](const BoundPlan& p) { return p.plan().arena_bytes(); },
       "Bytes of the memory that a call takes for what lies between its inputs and outputs.");
   plan.def_property_readonly("steps", [](const BoundPlan& p) { return p.plan().step_count(); });
+
+  py::class_<ArenaPool, std::shared_ptr<ArenaPool>> arenas(
+      m, "ArenaPool", "Memory that plans share, and that calls at the same time do not.");
+  arenas.def(py::init<>());
 
   py::class_<Draft> draft(
       m, "PlanBuilder",
@@ -856,7 +882,8 @@ void register_plan(py::module_& m) {
   pair("add", true);
   pair("multiply", false);
   draft.def("lookup", &Draft::lookup, py::arg("x"), py::arg("table"));
-  draft.def("concat", &Draft::concat, py::arg("values"), py::arg("tables"), py::arg("axis"));
+  draft.def("concat", &Draft::concat, py::arg("values"), py::arg("tables"), py::arg("axis"),
+            "As the function of codes; values without a table are of any dtype.");
   draft.def("max_pool", &Draft::max_pool, py::arg("x"), py::arg("kernel"), py::arg("stride"),
             py::arg("padding") = py::make_tuple(0, 0, 0, 0),
             py::arg("dilation") = py::make_tuple(1, 1), py::arg("ceil_mode") = false,
@@ -873,6 +900,8 @@ void register_plan(py::module_& m) {
             py::arg("stride"), py::arg("padding") = py::make_tuple(0, 0, 0, 0),
             py::arg("ceil_mode") = false, py::arg("count_include_pad") = false);
   draft.def("float_mean", &Draft::float_mean, py::arg("x"));
+  draft.def("nearest", &Draft::nearest, py::arg("x"), py::arg("rows"), py::arg("columns"),
+            "Pixels of images (batch, height, width, channels) by their rows and columns.");
   draft.def("quantize", &Draft::quantize, py::arg("x"), py::arg("scale"), py::arg("zero_point"),
             py::arg("dtype"), py::arg("axis"));
   draft.def("dequantize", &Draft::dequantize, py::arg("x"), py::arg("scale"), py::arg("zero_point"),
@@ -902,7 +931,7 @@ void register_plan(py::module_& m) {
   draft.def("transpose", &Draft::transpose, py::arg("x"), py::arg("axes"), "A view.");
   draft.def("slice", &Draft::slice, py::arg("x"), py::arg("axis"), py::arg("start"),
             py::arg("length"), py::arg("step") = 1, "A view.");
-  draft.def("finish", &Draft::finish, py::arg("outputs"),
+  draft.def("finish", &Draft::finish, py::arg("outputs"), py::arg("arenas"),
             "The plan. The builder holds nothing after.");
 }
 

@@ -16,6 +16,7 @@
 #include "ops/linear.h"
 #include "ops/matmul.h"
 #include "ops/pooling.h"
+#include "ops/resize.h"
 
 namespace octavo {
 
@@ -199,6 +200,18 @@ struct FloatMeanStep {
   bool run(void* const* v, const KernelTable& table, int threads) const {
     run_float_mean(table, static_cast<const float*>(v[0]), images, static_cast<float*>(v[1]),
                    threads);
+    return true;
+  }
+};
+
+// Values of any width: `images` counts their bytes as channels.
+struct NearestStep {
+  Images images;
+  std::vector<int64_t> rows, columns;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_resize_nearest(table, static_cast<const uint8_t*>(v[0]), images, rows, columns, nullptr,
+                       static_cast<uint8_t*>(v[1]), threads);
     return true;
   }
 };

@@ -207,7 +207,9 @@ class PlanBuilder:
         x > lo ? x : lo, then < hi ? that : hi, of float32 values; None: no bound. NaN for NaN.
         """
     def concat(self, values: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], tables: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> int:
-        ...
+        """
+        As the function of codes; values without a table are of any dtype.
+        """
     def constant(self, array: typing.Any) -> int:
         ...
     def conv(self, op: typing.Any, x: typing.SupportsInt | typing.SupportsIndex, residual: typing.Any = None) -> int:
@@ -246,6 +248,10 @@ class PlanBuilder:
         ...
     def multiply(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex, a_scale: typing.Any, a_zero_point: typing.Any, b_scale: typing.Any, b_zero_point: typing.Any, out_scale: typing.Any, out_zero_point: typing.Any, out_dtype: typing.Any, *, lo: typing.Any = None, hi: typing.Any = None) -> int:
         ...
+    def nearest(self, x: typing.SupportsInt | typing.SupportsIndex, rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], columns: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
+        """
+        Pixels of images (batch, height, width, channels) by their rows and columns.
+        """
     def product(self, a: typing.SupportsInt | typing.SupportsIndex, b: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         a @ b of float32 arrays of 2 dimensions or more.

@@ -6,8 +6,9 @@ sin, pow) is computed in float64 and rounded once, so that float32 results do no
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -129,7 +130,11 @@ def _pow(_a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     exponent = args[1].array
     if exponent is not None and exponent.size == 1 and exponent.ndim <= 1 and _is_float(args[0]):
         if exponent.item() == 2:
-            return Kernel(lambda x, _: np.square(x))
+            return Kernel(
+                lambda x, _: np.square(x),
+                "numpy",
+                lambda given: given.plan.float_pair("multiply", given.value(0), given.value(0)),
+            )
         if exponent.item() == 0.5:
             return Kernel(lambda x, _: np.sqrt(x))
 
@@ -446,6 +451,11 @@ def _places(a: Attributes, rank: int) -> tuple[int, ...]:
     return tuple(map(channels_last(rank).index, range(rank)))
 
 
+@functools.lru_cache(maxsize=64)
+def _padding_indices(size: int, before: int, behind: int, mode: Any) -> Array:
+    return np.pad(np.arange(size), (before, behind), mode=mode)
+
+
 def _pad(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     mode = a.get("mode", "constant")
     if not are_numbers(args):
@@ -463,10 +473,18 @@ def _pad(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
             for size, (before, after) in zip(x.shape, widths, strict=True)
         )
         more = [(max(before, 0), max(after, 0)) for before, after in widths]
-        if mode == "constant":
-            fill = 0 if value is None else np.asarray(value).reshape(())
-            return np.pad(x[inside], more, constant_values=fill)
-        return np.pad(x[inside], more, mode=mode)
+        y = x[inside]
+        if mode != "constant":
+            for axis, (before, behind) in enumerate(more):
+                if before or behind:
+                    y = np.take(y, _padding_indices(y.shape[axis], before, behind, mode), axis)
+            return y
+        fill = 0 if value is None else np.asarray(value).reshape(())
+        shape = [size + sum(ends) for size, ends in zip(y.shape, more, strict=True)]
+        wide = np.full(shape, fill, x.dtype)
+        middle = (slice(a, a + size) for size, (a, _) in zip(y.shape, more, strict=True))
+        wide[tuple(middle)] = y
+        return wide
 
     return Kernel(run)
 
@@ -731,27 +749,34 @@ def _resize(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
     ):
         return None
 
+    def resized(
+        shape: tuple[int, ...], scales: Array | None, sizes: Array | None
+    ) -> Iterator[tuple[int, int, Array]]:
+        """Yield each axis that gets another size, that, and where its values are taken from."""
+        places = _places(a, len(shape))
+        which = places if "axes" not in a else [places[axis] for axis in a["axes"]]
+        if scales is not None and scales.size:
+            factors = scales.astype(np.float64).tolist()
+            outs = [math.floor(shape[axis] * f) for axis, f in zip(which, factors, strict=True)]
+        else:
+            outs = _whole(sizes)
+            factors = [out / shape[axis] for axis, out in zip(which, outs, strict=True)]
+        for axis, out, factor in zip(which, outs, factors, strict=True):
+            if out != shape[axis] or factor != 1:
+                yield axis, out, _coordinates(shape[axis], out, factor, how)
+
+    def picked(at: Array, size: int) -> Array:
+        return np.clip(_NEAREST[nearest](at), 0, size - 1).astype(np.intp)
+
     def run(
         x: Array, _roi: Array | None = None, scales: Array | None = None, sizes: Array | None = None
     ) -> Array:
-        places = _places(a, x.ndim)
-        which = places if "axes" not in a else [places[axis] for axis in a["axes"]]
         y = x
-        if scales is not None and scales.size:
-            factors = scales.astype(np.float64).tolist()
-            outs = [math.floor(x.shape[axis] * f) for axis, f in zip(which, factors, strict=True)]
-        else:
-            outs = _whole(sizes)
-            factors = [out / x.shape[axis] for axis, out in zip(which, outs, strict=True)]
         # Innermost last: rows first touch less memory.
-        for axis, out, factor in zip(which, outs, factors, strict=True):
+        for axis, out, at in resized(x.shape, scales, sizes):
             size = x.shape[axis]
-            if out == size and factor == 1:
-                continue
-            at = _coordinates(size, out, factor, how)
             if mode == "nearest":
-                index = np.clip(_NEAREST[nearest](at), 0, size - 1).astype(np.intp)
-                y = np.take(y, index, axis)
+                y = np.take(y, picked(at, size), axis)
             else:
                 at = np.clip(at, 0, size - 1)
                 low = np.floor(at).astype(np.intp)
@@ -763,7 +788,24 @@ def _resize(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
                 y = left + (np.take(y, high, axis) - left) * part
         return y.astype(x.dtype, copy=False)
 
-    return Kernel(run)
+    def native(given: Given) -> int | None:
+        scales, sizes = given.constant(2), given.constant(3)
+        if mode != "nearest" or (scales is None and sizes is None) or len(given.shape) != 4:
+            return None
+        plan, x = given.plan, given.value(0)
+        shape, first = plan.shape(x), _first_size(a)
+        indices = {
+            axis: picked(at, shape[axis]).tolist() for axis, _, at in resized(shape, scales, sizes)
+        }
+        if not indices.keys() <= {first, first + 1}:
+            return None
+        rows, columns = (indices.get(i, range(shape[i])) for i in (first, first + 1))
+        if a.get("layout") == NHWC:
+            return plan.nearest(x, rows, columns)
+        y = plan.nearest(plan.transpose(x, channels_last(4)), rows, columns)
+        return plan.transpose(y, channels_first(4))
+
+    return Kernel(run, "numpy", native)
 
 
 # --- pooling of floats ----------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def planned(
     specs: Mapping[int, Spec | None],
     constants: Sequence[Any],
     results: frozenset[int],
+    arenas: _core.ArenaPool,
 ) -> tuple[Step | Segment, ...]:
     """Return the steps, those that can be planned as segments.
 
@@ -52,6 +53,7 @@ def planned(
     specs : what a run has shown of each slot that is no constant.
     constants : arrays by slot, None where there is none.
     results : slots that are read after the last step.
+    arenas : memory that plans share.
     """
     needed = [set(results)]  # after each step, the last first
     for step in reversed(steps):
@@ -61,12 +63,12 @@ def planned(
     draft = _Draft(specs, constants)
     for step, after in zip(steps, needed[:-1], strict=True):
         if not draft.take(step):
-            units += draft.finish(after)
+            units += draft.finish(after, arenas)
             draft = _Draft(specs, constants)
             if not draft.take(step):
                 units.append(step)
                 draft = _Draft(specs, constants)
-    units += draft.finish(needed[-1])
+    units += draft.finish(needed[-1], arenas)
     return tuple(units)
 
 
@@ -119,12 +121,12 @@ class _Draft:
             self._values[slot] = value
         return value
 
-    def finish(self, needed: set[int]) -> list[Step | Segment]:
+    def finish(self, needed: set[int], arenas: _core.ArenaPool) -> list[Step | Segment]:
         """Return the steps as one segment, or as they are where that saves nothing."""
         if self._builder.steps < _LEAST_STEPS:
             return [*self._steps]
         outputs = [slot for step in self._steps for slot in step.outputs if slot in needed]
-        plan = self._builder.finish([self._values[slot] for slot in outputs])
+        plan = self._builder.finish([self._values[slot] for slot in outputs], arenas)
         return [Segment(plan, tuple(self._steps), tuple(self._inputs), tuple(outputs))]
 
 
@@ -191,10 +193,20 @@ def _clip(given: Given) -> int | None:
     return given.plan.clip(given.value(0), lo, hi)
 
 
+def _concat(given: Given) -> int | None:
+    rank, axis, count = len(given.shape), given.attributes["axis"], given.inputs
+    if given.attributes.get("layout") == NHWC:
+        if any(given.constant(i) is not None for i in range(count)):
+            return None
+        axis = channels_last(rank).index(axis % rank)
+    return given.plan.concat([*map(given.value, range(count))], [None] * count, axis)
+
+
 # Operators whose kernels know nothing of plans.
 _KNOWN: dict[str, Native] = {
     "Add": _pair("add"),
     "Clip": _clip,
+    "Concat": _concat,
     "Div": _pair("divide"),
     "Dropout": _reshape,
     "Flatten": _reshape,
