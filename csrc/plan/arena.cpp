@@ -42,12 +42,20 @@ ArenaPool::~ArenaPool() {
   for (auto& slot : free_) delete slot.load(std::memory_order_acquire);
 }
 
-std::unique_ptr<Arena> ArenaPool::take() {
+std::unique_ptr<Arena> ArenaPool::take(int64_t bytes) {
+  std::unique_ptr<Arena> arena;
   for (auto& slot : free_) {
-    if (Arena* found = slot.exchange(nullptr, std::memory_order_acq_rel))
-      return std::unique_ptr<Arena>(found);
+    arena.reset(slot.exchange(nullptr, std::memory_order_acq_rel));
+    if (arena) break;
   }
-  return nullptr;
+  if (!arena) arena = std::make_unique<Arena>();
+  const auto needed = static_cast<size_t>(bytes);
+  if (!arena->memory.data() || arena->memory.size() < needed) {
+    arena->owner = 0;
+    arena->memory = AlignedBuffer();  // before there are both
+    arena->memory = AlignedBuffer(needed);
+  }
+  return arena;
 }
 
 void ArenaPool::give_back(std::unique_ptr<Arena> arena) {

@@ -1,5 +1,6 @@
 // Where the values of a plan lie: offsets in one block of memory, chosen once, such that values
-// that live at the same time lie apart; and the blocks, one for each call that runs.
+// that live at the same time lie apart; and the blocks, one for each call that runs, which plans
+// share.
 #pragma once
 
 #include <array>
@@ -30,14 +31,16 @@ struct ArenaLayout {
 // Inference", 2020).
 ArenaLayout place(const std::vector<Lifetime>& values);
 
-// The memory of one call, and where each value lies in it.
+// The memory of one call, and where each value of the plan `owner` lies in it.
 struct Arena {
   AlignedBuffer memory;
+  uint64_t owner = 0;
   std::vector<char*> pointers;
 };
 
-// Arenas that no call uses. Without a mutex: one that is held at a fork would hang the child, which
-// here loses an arena at most.
+// Arenas that no call uses: as many as calls ran at once, as large as the largest plan among those
+// that share them. Without a mutex: one that is held at a fork would hang the child, which here
+// loses an arena at most.
 class ArenaPool {
  public:
   ArenaPool() = default;
@@ -45,7 +48,7 @@ class ArenaPool {
   ArenaPool(const ArenaPool&) = delete;
   ArenaPool& operator=(const ArenaPool&) = delete;
 
-  std::unique_ptr<Arena> take();  // null: none is free
+  std::unique_ptr<Arena> take(int64_t bytes);  // throws std::bad_alloc
   void give_back(std::unique_ptr<Arena> arena);
 
  private:

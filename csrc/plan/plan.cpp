@@ -1,6 +1,7 @@
 #include "plan/plan.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "plan/steps.h"
 
@@ -32,24 +33,24 @@ std::vector<int64_t> dense_strides(const std::vector<int64_t>& shape, int64_t va
 
 // --- running ------------------------------------------------------------------------------------
 
-std::unique_ptr<Arena> Plan::arena() const {
-  if (auto found = free_.take()) return found;
-  auto made = std::make_unique<Arena>();
-  made->memory = AlignedBuffer(static_cast<size_t>(arena_bytes_));
-  made->pointers.resize(offsets_.size());
+char** Plan::pointers(Arena& arena) const {
+  if (arena.owner == number_) return arena.pointers.data();
+  arena.owner = 0;  // should memory run out here
+  arena.pointers.resize(offsets_.size());
   for (size_t i = 0; i < offsets_.size(); ++i) {
     if (offsets_[i] >= 0)
-      made->pointers[i] = static_cast<char*>(made->memory.data()) + offsets_[i];
+      arena.pointers[i] = static_cast<char*>(arena.memory.data()) + offsets_[i];
     else
-      made->pointers[i] = const_cast<char*>(constants_[i]);  // no step writes there
+      arena.pointers[i] = const_cast<char*>(constants_[i]);  // no step writes there
   }
-  return made;
+  arena.owner = number_;
+  return arena.pointers.data();
 }
 
 bool Plan::run(const void* const* inputs, void* const* outputs, const KernelTable& table,
                int threads) const {
-  std::unique_ptr<Arena> arena = this->arena();
-  char** pointers = arena->pointers.data();
+  std::unique_ptr<Arena> arena = arenas_->take(arena_bytes_);
+  char** pointers = this->pointers(*arena);
   for (const External& e : externals_) {
     // Steps do not write to what they read.
     auto* memory = static_cast<char*>(e.index < input_count_ ? const_cast<void*>(inputs[e.index])
@@ -64,7 +65,7 @@ bool Plan::run(const void* const* inputs, void* const* outputs, const KernelTabl
     fits = step.run(step.state.get(), values, table, threads);
     if (!fits) break;
   }
-  free_.give_back(std::move(arena));
+  arenas_->give_back(std::move(arena));
   return fits;
 }
 
@@ -125,11 +126,15 @@ int PlanBuilder::as_output(int id, const std::vector<int>& taken) {
   return is_whole && !is_taken ? id : copy(id);
 }
 
-std::unique_ptr<Plan> PlanBuilder::finish(const std::vector<int>& outputs) && {
+std::unique_ptr<Plan> PlanBuilder::finish(const std::vector<int>& outputs,
+                                          std::shared_ptr<ArenaPool> arenas) && {
   const auto root_of = [&](int id) { return static_cast<size_t>(value(id).root); };
   std::vector<char> needed(values_.size(), 0);  // by root
   for (int id : outputs) needed[root_of(id)] = 1;
+  static std::atomic<uint64_t> last{0};
   auto plan = std::make_unique<Plan>();
+  plan->number_ = last.fetch_add(1, std::memory_order_relaxed) + 1;
+  plan->arenas_ = std::move(arenas);
   for (size_t i = steps_.size(); i-- > 0;) {
     PlanStep& step = steps_[i];
     const auto first = step.values.begin(), writes = first + step.reads;

@@ -58,7 +58,7 @@ class Plan {
     size_t index;  // among inputs, then outputs
     int64_t offset;
   };
-  std::unique_ptr<Arena> arena() const;
+  char** pointers(Arena& arena) const;
 
   std::vector<PlanStep> steps_;
   std::vector<const char*> constants_;  // by value; null: none
@@ -66,7 +66,8 @@ class Plan {
   std::vector<External> externals_;
   size_t input_count_ = 0;
   int64_t arena_bytes_ = 0, macs_ = 0;
-  mutable ArenaPool free_;
+  uint64_t number_ = 0;  // of no other plan
+  std::shared_ptr<ArenaPool> arenas_;
 };
 
 // Takes steps in the order they run in. Numbers of values are those that its functions gave.
@@ -103,7 +104,8 @@ class PlanBuilder {
   size_t size() const { return values_.size(); }
 
   // Steps that no output needs are left out.
-  std::unique_ptr<Plan> finish(const std::vector<int>& outputs) &&;
+  std::unique_ptr<Plan> finish(const std::vector<int>& outputs,
+                               std::shared_ptr<ArenaPool> arenas) &&;
 
  private:
   enum class Place { kInput, kConstant, kResult, kView };

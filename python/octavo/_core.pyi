@@ -6,7 +6,7 @@ import _contextvars
 import collections.abc
 import numpy
 import typing
-__all__: list[str] = ['ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'clip', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_average_pool', 'float_function', 'float_max_pool', 'float_mean', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
+__all__: list[str] = ['ArenaPool', 'ConvOp', 'DOTS_PER_THREAD', 'FloatLinearOp', 'GatherOp', 'GroupedLinearOp', 'LinearOp', 'PackedMatrix', 'Plan', 'PlanBuilder', 'RecurrentOp', 'activation_table', 'add', 'argmax', 'attention', 'available_isas', 'average_pool', 'cache_sizes', 'check_isa', 'clip', 'concat', 'cpu_features', 'cpu_name', 'dequantize', 'enable_contexts', 'float_average_pool', 'float_function', 'float_max_pool', 'float_mean', 'fp_control', 'get_num_threads', 'group_norm', 'isa', 'isa_context', 'known_isas', 'last_kernel', 'layer_norm', 'lookup', 'matmul', 'max_pool', 'measure_bandwidth', 'measure_peak', 'minmax', 'multiply', 'pack', 'quantize', 'quantize_rows', 'quantize_symmetric_rows', 'requantize', 'resize', 'rms_norm', 'rotate', 'set_dots_per_thread', 'set_fp_control', 'set_num_threads', 'softmax', 'threads_context', 'usable_cores']
 class PackedMatrix:
     """
     The right operand of `matmul`, packed for this CPU; see `pack`.
@@ -192,6 +192,12 @@ class Plan:
     @property
     def steps(self) -> int:
         ...
+class ArenaPool:
+    """
+    Memory that plans share, and that calls at the same time do not.
+    """
+    def __init__(self) -> None:
+        ...
 class PlanBuilder:
     """
     A plan in the making. Values are numbers, which its functions return; steps run in the order they were added in. Arguments are those of the functions and operators of the same names.
@@ -218,7 +224,7 @@ class PlanBuilder:
         ...
     def dtype(self, x: typing.SupportsInt | typing.SupportsIndex) -> str:
         ...
-    def finish(self, outputs: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Plan:
+    def finish(self, outputs: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], arenas: ArenaPool) -> Plan:
         """
         The plan. The builder holds nothing after.
         """

@@ -229,7 +229,7 @@ def test_a_sum_beyond_int32_is_the_operators_error():
     builder = _core.PlanBuilder()
     y = builder.linear(operator, builder.input("uint8", (1, k)))
     assert (builder.dtype(y), builder.shape(y)) == ("int32", (1, 1))
-    made = builder.finish([y])
+    made = builder.finish([y], _core.ArenaPool())
     assert made(np.full((1, k), 255, np.uint8)) is None
     assert made(np.ones((1, k), np.uint8))[0] == 127 * k
 
@@ -703,6 +703,6 @@ def test_the_builder_says_what_does_not_fit():
             ),
             x,
         )  # fmt: skip
-    builder.finish([x])
+    builder.finish([x], _core.ArenaPool())
     with pytest.raises(IndexError):
         builder.shape(x)

@@ -181,7 +181,24 @@ void check_pair(const KernelTable& table, const PairCase& c) {
   OCTAVO_CHECK(y_room.intact(), "written beside the result");
 }
 
-// x + x + ... through a table each time, by many threads at once, each with values of its own.
+// What goes through two tables, one the other's inverse.
+std::unique_ptr<Plan> larger_plan(const std::shared_ptr<ArenaPool>& arenas) {
+  constexpr int64_t kLarge = 4 * 777;
+  PlanBuilder builder;
+  LookupStep there{kLarge, {}}, back{kLarge, {}};
+  for (size_t i = 0; i < 256; ++i) {
+    there.codes[i] = static_cast<uint8_t>(7 * i + 1);
+    back.codes[there.codes[i]] = static_cast<uint8_t>(i);
+  }
+  const int x = builder.input(1, {kLarge});
+  const int y = builder.result(1, {kLarge}), z = builder.result(1, {kLarge});
+  builder.add(there, {x}, {y}, 1);
+  builder.add(back, {y}, {z}, 1);
+  return std::move(builder).finish({z}, arenas);
+}
+
+// x through a table again and again, by many threads at once, each with values of its own; now and
+// then another plan in the same arenas.
 void check_threads(const KernelTable& table) {
   constexpr int64_t kCount = 777;
   constexpr int kSteps = 20, kThreads = 8, kCalls = 50;
@@ -198,7 +215,9 @@ void check_threads(const KernelTable& table) {
     builder.add(turn, {y}, {dead}, 1);
   }
   const int twice = builder.as_output(y, {y});
-  const auto plan = std::move(builder).finish({y, twice});
+  const auto arenas = std::make_shared<ArenaPool>();
+  const auto plan = std::move(builder).finish({y, twice}, arenas);
+  const auto other = larger_plan(arenas);
   OCTAVO_CHECK(plan->step_count() == kSteps + 1, "%zu steps: what no output needs is left out",
                plan->step_count());
   OCTAVO_CHECK(plan->arena_bytes() == 2 * 832, "%zu bytes", plan->arena_bytes());
@@ -217,6 +236,11 @@ void check_threads(const KernelTable& table) {
         const void* inputs[] = {in.data()};
         void* outputs[] = {out.data(), copy.data()};
         if (!plan->run(inputs, outputs, table, 1) || out != expected || copy != expected) ++wrong;
+        if (call % 3 != t % 3) continue;
+        std::vector<uint8_t> large(4 * kCount, static_cast<uint8_t>(call)), back(large.size());
+        const void* given[] = {large.data()};
+        void* made[] = {back.data()};
+        if (!other->run(given, made, table, 1) || back != large) ++wrong;
       }
     });
   }
@@ -238,7 +262,7 @@ void check_refusal(const KernelTable& table) {
   PlanBuilder builder;
   const int x = builder.input(1, {}), y = builder.result(1, {});
   builder.add(Refusing{&refuses}, {x}, {y}, 1);
-  const auto plan = std::move(builder).finish({y});
+  const auto plan = std::move(builder).finish({y}, std::make_shared<ArenaPool>());
   const uint8_t in = 7;
   uint8_t out = 0;
   const void* inputs[] = {&in};
@@ -258,7 +282,7 @@ void check_views(const KernelTable& table) {
   const int x = builder.input(1, {4});
   const int y = builder.as_output(builder.view(x, 3, {4}, {-1}), {});
   const int cut = builder.as_output(last, {});
-  const auto plan = std::move(builder).finish({cut, y});
+  const auto plan = std::move(builder).finish({cut, y}, std::make_shared<ArenaPool>());
   const uint8_t in[4] = {9, 8, 7, 6};
   uint8_t first[4] = {}, second[4] = {};
   const void* inputs[] = {in};

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from octavo import _core
 from octavo.errors import ModelError, UnsupportedOpError
 from octavo.graph.control import control_kernel
 from octavo.graph.ir import Graph, Node, Subgraph
@@ -167,6 +168,7 @@ class Executor:
         self._inputs = tuple(slots[value.name] for value in graph.inputs)
         self._outputs = {value.name: slots[value.name] for value in graph.outputs}
         self._static = self._shape_values(graph, slots)
+        self._arenas = _core.ArenaPool()
         self._plans: Mapping[tuple[Any, ...], Plan] = {}
 
     def _shape_values(self, graph: Graph, slots: dict[str, int]) -> frozenset[int]:
@@ -231,12 +233,15 @@ class Executor:
         return [values[self._outputs[name]] for name in outputs]
 
     def planned(self, arrays: Sequence[Any]) -> tuple[int, int]:
-        """Return how many steps plans in C++ run for arrays of these shapes, and the plans' bytes."""
+        """Return how many steps plans in C++ run for arrays of these shapes, and in how many bytes.
+
+        Plans run one after another, in the same memory.
+        """
         plan = self._plans.get(_shapes(arrays))
         units = () if plan is None else plan.units or ()
         segments = [unit for unit in units if isinstance(unit, Segment)]
         steps = sum(len(segment.steps) for segment in segments)
-        return steps, sum(segment.plan.nbytes for segment in segments)
+        return steps, max((segment.plan.nbytes for segment in segments), default=0)
 
     def _second_run(self, key: tuple[Any, ...], plan: Plan, values: list[Any]) -> None:
         """Run every step, and plan in C++ what can be, for the shapes that there are."""
@@ -248,7 +253,7 @@ class Executor:
                 for slot in free:
                     values[slot] = None
         results = frozenset(self._outputs.values())
-        units = planned(plan.steps, specs, plan.template, results)
+        units = planned(plan.steps, specs, plan.template, results, self._arenas)
         plan = plan._replace(units=units, unit_frees=self._frees(units))
         self._plans = {**self._plans, key: plan}
 
