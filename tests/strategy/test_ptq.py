@@ -217,6 +217,28 @@ def test_what_is_joined_has_the_range_of_the_whole():
     assert signal_to_error(model(data), q(data)) > 30
 
 
+def test_values_that_become_infinite_stay_float():
+    rng = np.random.default_rng(0)
+    row = ("n", 8)
+    model = network(
+        [
+            ("MatMul", ["x", "w"], ["a"], {}),
+            ("Less", ["a", "zero"], ["c"], {}),
+            ("Where", ["c", "low", "a"], ["b"], {}),
+            ("Relu", ["b"], ["r"], {}),
+            ("MatMul", ["r", "v"], ["y"], {}),
+        ],
+        {"w": floats(rng, 8, 8), "v": floats(rng, 8, 8), "zero": np.zeros((), np.float32),
+         "low": np.array(-np.inf, np.float32)},
+        {**dict.fromkeys("xabry", row), "c": row}, "x", "y", {"c": "bool"},
+    )  # fmt: skip
+    data = floats(rng, 32, 8)
+    q = oc.quantize_model(model, data)
+    assert precisions(q)["Relu_3"] == "float32"
+    assert kernels(q)["MatMul_4"] == "linear int8"
+    assert signal_to_error(model(data), q(data)) > 30
+
+
 def test_an_output_that_layers_read_too_is_given_as_it_was_computed():
     rng = np.random.default_rng(0)
     a = Value("a", "float32", ("n", 4, 6, 6))

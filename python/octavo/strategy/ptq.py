@@ -118,8 +118,7 @@ def quantize_model(
     to_nchw(graph)
     wanted = precision_of_layers(graph.nodes, precision)
     is_known = data is not None or stats is not None
-    static = activations == "static" and is_known
-    plan = _Plan(graph, wanted, static=static, shaped=_shaped(graph) if static else frozenset())
+    plan = _Plan(graph, wanted, static=activations == "static" and is_known)
     gains: list[Gain] = []
     scaled: list[str] = []
     samples = Samples(graph, plan.layers, Model(graph), data) if data is not None else None
@@ -129,6 +128,7 @@ def quantize_model(
         )
     if plan.codes and stats is None:
         stats = calibrate(Model(graph), data, progress=progress)
+    plan.leave_float([x for x in plan.codes if x not in stats or not stats.finite(x)])
     parameters = plan.parameters(stats)
     stored = plan.stored_weights()
     if samples is not None and rounding == "gptq":
@@ -150,17 +150,6 @@ def quantize_model(
     return Model(graph)
 
 
-def _shaped(graph: Graph) -> frozenset[str]:
-    """Return the values that follow from the shapes of inputs alone: calibration sees none."""
-    executor = Model(graph)._executor
-    return frozenset(
-        name
-        for step in executor.steps
-        if executor._static.issuperset(step.outputs)
-        for name in step.node.outputs
-    )
-
-
 class _Plan:
     """Which values become codes, and how weights are stored."""
 
@@ -170,12 +159,10 @@ class _Plan:
         wanted: Mapping[str, str],
         *,
         static: bool,
-        shaped: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = graph
         self.wanted = wanted
         self.static = static
-        self.shaped = shaped
         self.layers: dict[str, Layer] = {}
         self.reasons: dict[str, str] = {}
         for node in graph.nodes:
@@ -186,28 +173,37 @@ class _Plan:
                 self.layers[node.name] = found
             elif found is not None:
                 self.reasons[node.name] = found
-        self.producers = graph.producers()
+        self.left_float: set[str] = set()
+        self._find_codes()
+
+    def _find_codes(self) -> None:
+        self.producers, self.uses = self.graph.producers(), self.graph.uses()
         # The values that are to be codes, and the inputs (node, index) that read them so.
         self.codes: dict[str, list[tuple[Node, int]]] = {}
         # Sums that are clamped before they become codes.
         self.clamped: set[str] = set()
         self.integer: set[str] = set()
-        if static:
-            self.uses = graph.uses()
-            for node in reversed(graph.nodes):
-                if self._is_clamp(node):
-                    self.clamped.add(node.inputs[0])
-                    self.integer.add(node.name)
-                    continue
-                for index in self._read_as_codes(node):
-                    self.codes.setdefault(node.inputs[index], []).append((node, index))
-                    self.integer.add(node.name)
+        for node in reversed(self.graph.nodes) if self.static else ():
+            if self._is_clamp(node):
+                self.clamped.add(node.inputs[0])
+                self.integer.add(node.name)
+                continue
+            for index in self._read_as_codes(node):
+                self.codes.setdefault(node.inputs[index], []).append((node, index))
+                self.integer.add(node.name)
+
+    def leave_float(self, names: Iterable[str]) -> None:
+        """Have these values not be codes, nor what could only be codes with them."""
+        before = len(self.left_float)
+        self.left_float.update(names)
+        if len(self.left_float) > before:
+            self._find_codes()
 
     # --- which values are codes -------------------------------------------------------------------
 
     def _read_as_codes(self, node: Node) -> Iterable[int]:
         """Return which inputs of a node are to be codes; those that read its results are known."""
-        precision = self.wanted[node.name]
+        precision = self.wanted.get(node.name, "float32")  # of what equalization has put in
         if node.name in self.layers:
             takes = precision == "int8" or (node.op in CONVOLUTIONS and precision.startswith("int"))
             return (0,) if takes and node.op != "Gather" and self._can(node.inputs[0]) else ()
@@ -220,7 +216,7 @@ class _Plan:
         if not data or not all(name in known for name in node.outputs):
             return ()
         if not all(self._can(node.inputs[index]) for index in data):
-            self.reasons[node.name] = "an input is constant, of shapes alone, or no float32 tensor"
+            self.reasons[node.name] = "an input is constant, infinite, or no float32 tensor"
             return ()
         return data
 
@@ -230,8 +226,8 @@ class _Plan:
         return (
             producer is not None
             and producer.op in ("Add", "Mul")
-            and self.wanted[node.name].startswith("int")
-            and self.wanted[producer.name].startswith("int")
+            and self.wanted.get(node.name, "").startswith("int")
+            and self.wanted.get(producer.name, "").startswith("int")
             and node.outputs[0] in self.codes
             and self.uses[node.inputs[0]] == [node]
             and clip_of(self.graph, node) is not None
@@ -240,7 +236,7 @@ class _Plan:
 
     def _can(self, name: str) -> bool:
         """Whether a value can be codes."""
-        if name in self.graph.constants or name in self.shaped:
+        if name in self.graph.constants or name in self.left_float:
             return False
         return self.graph.value(name).dtype == "float32"
 
