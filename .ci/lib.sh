@@ -104,7 +104,8 @@ import_path() { # import_path BUILD: a folder to import octavo from, with the mo
 
 # The part of the suite that says something about an instruction set.
 arithmetic_tests=(-q -m "not slow" -p no:cacheprovider tests --ignore tests/cli
-  --ignore tests/test_architecture.py --ignore tests/test_stub.py)
+  --ignore tests/strategy --ignore tests/bridge --ignore tests/test_architecture.py
+  --ignore tests/test_stub.py)
 
 emulated_suite() { # emulated_suite TABLE BUILD PYTHON QEMU...: tests that this CPU chooses this table
   local table=$1 build=$2 python=$3
@@ -117,8 +118,10 @@ emulated_suite() { # emulated_suite TABLE BUILD PYTHON QEMU...: tests that this 
   export OCTAVO_TEST_PYTHON=$work/python-$table
   printf '#!/bin/sh\nexec %s %s "$@"\n' "$*" "$python" > "$OCTAVO_TEST_PYTHON"
   chmod +x "$OCTAVO_TEST_PYTHON"
-  # onnx computes the cases of all its operators first, which takes minutes here.
-  "$OCTAVO_TEST_PYTHON" -m pytest -r fE "${arithmetic_tests[@]}" --ignore tests/test_onnx_node.py
+  # onnx computes the cases of all its operators first, which takes minutes here; and strategies
+  # run the operators that the rest tests, for long.
+  "$OCTAVO_TEST_PYTHON" -m pytest -r fE "${arithmetic_tests[@]}" --ignore tests/test_onnx_node.py \
+    --ignore tests/strategy --ignore tests/bridge
 }
 
 fuzz_seconds=15
