@@ -12,8 +12,9 @@ ArenaLayout place(const std::vector<Lifetime>& values) {
   };
   std::vector<size_t> order(values.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return values[a].bytes > values[b].bytes; });
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return values[a].bytes != values[b].bytes ? values[a].bytes > values[b].bytes : a < b;
+  });
   ArenaLayout layout{std::vector<int64_t>(values.size(), 0), 0};
   std::vector<size_t> placed;  // by offset
   for (size_t i : order) {

@@ -423,6 +423,8 @@ OPERATORS = {
         (2, 7, 8, 3),
         {},
     ),
+    "Gather of one": (("Gather", ["x", "i"], ["y"], {"axis": 1}), (3, 4, 5), {"i": np.array(-2)}),
+    "Gather of one, kept": (("Gather", ["x", "i"], ["y"]), (3, 4, 5), {"i": np.array([1])}),
     "Slice to nothing": (
         ("Slice", ["x", "from", "to"], ["y"], {}),
         (5, 9),
@@ -460,6 +462,24 @@ def test_an_operator_on_inputs_of_the_plan_gives_its_bits(case, monkeypatch):
 
 
 A = {"x_qparams": Q, "a_qparams": Q, "b_qparams": HALF}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_parts_of_a_value_are_views_of_it(layout):
+    attributes = {"axis": 1, "layout": "NHWC"} if layout == "NHWC" else {"axis": -3}
+    nodes = [
+        ("octavo.Activate", ["x"], ["a"], TURN),
+        ("Split", ["a", "sizes"], ["b", "c"], attributes),
+        ("octavo.Add", ["b", "b"], ["y"], PAIR),
+    ]
+    made = graph(nodes, {"x": (2, 5, 5, 5)}, ["y", "c"], {"sizes": np.array([2, 3])})
+    made.values["a"] = Value("a", "uint8", (2, 5, 5, 5))
+    model = Model(made)
+    result = thrice(model, {"x": codes(2, 5, 5, 5)})["c"]
+    assert is_planned(model, (2, 5, 5, 5))
+    assert result.shape == ((2, 5, 5, 3) if layout == "NHWC" else (2, 3, 5, 5))
+
+
 MATRICES = {
     "to codes": ({**A, "out_qparams": Q}, (2, 3, 4, 6), (2, 1, 6, 5)),
     "to int8": ({**A, "out_qparams": oc.QParams(0.5, -3, "int8")}, (4, 6), (3, 6, 5)),

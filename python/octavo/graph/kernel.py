@@ -52,20 +52,25 @@ class Given(NamedTuple):
     """
 
     plan: _core.PlanBuilder
-    shape: tuple[int, ...]  # of the result
+    shapes: tuple[tuple[int, ...], ...]  # of the results
     attributes: dict[str, Any]
     value: Callable[[int], int]
     constant: Callable[[int], NDArray[Any] | None]
     inputs: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result, or of the first."""
+        return self.shapes[0]
 
     def is_given(self, index: int) -> bool:
         """Whether there is such an input."""
         return index < self.inputs
 
 
-# Adds an operator with one result to a plan; returns the number of the result there. None, TypeError,
+# Adds an operator to a plan; returns the number of its result there, or of each. None, TypeError,
 # ValueError: it cannot, for what it is given.
-Native = Callable[[Given], int | None]
+Native = Callable[[Given], int | tuple[int, ...] | None]
 
 
 class Kernel(NamedTuple):

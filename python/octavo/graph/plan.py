@@ -87,11 +87,11 @@ class _Draft:
         """Add a step; False: it cannot be planned."""
         native = step.kernel.native or _KNOWN.get(step.node.op)
         specs = [self._specs.get(slot) for slot in step.outputs]
-        if native is None or specs[0] is None or len(specs) > 1:
+        if native is None or None in specs:
             return False
         given = Given(
             self._builder,
-            specs[0][1],
+            tuple(spec[1] for spec in specs if spec is not None),
             step.node.attributes,
             lambda i: self._value(step.inputs[i]),
             lambda i: self._constants[step.inputs[i]] if i < len(step.inputs) else None,
@@ -101,9 +101,12 @@ class _Draft:
             made = native(given)
         except (TypeError, ValueError):  # not for these dtypes
             return False
-        if made is None or (self._builder.dtype(made), self._builder.shape(made)) != specs[0]:
+        if made is None:
             return False
-        self._values[step.outputs[0]] = made
+        results = made if isinstance(made, tuple) else (made,)
+        if [(self._builder.dtype(each), self._builder.shape(each)) for each in results] != specs:
+            return False
+        self._values |= zip(step.outputs, results, strict=True)
         self._steps.append(step)
         return True
 
@@ -203,6 +206,27 @@ def _concat(given: Given) -> int | None:
 
 
 # Operators whose kernels know nothing of plans.
+def _split(given: Given) -> tuple[int, ...]:
+    axis = given.attributes.get("axis", 0)
+    if given.attributes.get("layout") == NHWC:
+        axis = channels_last(len(given.shape)).index(axis % len(given.shape))
+    x, start, parts = given.value(0), 0, []
+    for shape in given.shapes:
+        parts.append(given.plan.slice(x, axis, start, shape[axis]))
+        start += shape[axis]
+    return tuple(parts)
+
+
+def _gather(given: Given) -> int | None:
+    """One index alone: a view."""
+    index, axis = given.constant(1), given.attributes.get("axis", 0)
+    if index is None or index.size != 1 or given.attributes.get("layout") == NHWC:
+        return None
+    x, plan = given.value(0), given.plan
+    size, at = plan.shape(x)[axis], int(index.item())
+    return plan.reshape(plan.slice(x, axis, at + size if at < 0 else at, 1), given.shape)
+
+
 _KNOWN: dict[str, Native] = {
     "Add": _pair("add"),
     "Clip": _clip,
@@ -210,11 +234,13 @@ _KNOWN: dict[str, Native] = {
     "Div": _pair("divide"),
     "Dropout": _reshape,
     "Flatten": _reshape,
+    "Gather": _gather,
     "Identity": _reshape,
     "Mul": _pair("multiply"),
     "Relu": lambda given: given.plan.clip(given.value(0), 0.0, None),
     "Reshape": _reshape,
     "Slice": _slice,
+    "Split": _split,
     "Squeeze": _reshape,
     "Sub": _pair("subtract"),
     "Transpose": _transpose,
