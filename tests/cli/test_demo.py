@@ -8,7 +8,8 @@ import pytest
 
 import octavo as oc
 from octavo import cli, runtime
-from octavo.cli import demo, machine
+from octavo.cli import demo, machine, strategies
+from octavo.demo import forward_conv_float, forward_float, image, load_conv_digits, load_digits
 
 
 @pytest.fixture
@@ -80,3 +81,58 @@ def test_demo_gives_numpy_as_many_threads(
     assert capfd.readouterr().out == f"octavo {oc.__version__}\n"
     monkeypatch.setattr(os, "environ", os.environ | dict.fromkeys(machine.BLAS_THREADS, "2"))
     assert machine.rerun_with_equal_threads(["--version"], 2) is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_strategies_are_compared_on_both_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--strategies", "--json", "--quiet", "--seconds", "0.001"]
+    assert cli.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    outcomes = json.loads(captured.out)["outcomes"]
+    names = [strategies.FLOAT32, strategies.NAIVE, strategies.CALIBRATED, strategies.INT4]
+    for layers, part in ((demo.LINEAR, outcomes[:4]), (demo.CONVOLUTIONS, outcomes[4:])):
+        assert [(each["layers"], each["strategy"]) for each in part] == [(layers, n) for n in names]
+        assert all(each["accuracy"] > 0.98 for each in part)
+        assert all(0 < each["seconds_one_image"] < each["seconds_all_images"] for each in part)
+        whole, naive, calibrated, int4 = part
+        assert float(whole["sqnr"]) == float("inf")
+        assert calibrated["sqnr"] > naive["sqnr"] + 2 > int4["sqnr"] + 2 > 20
+        assert int4["nbytes"] < 0.75 * naive["nbytes"]
+        assert naive["nbytes"] < calibrated["nbytes"] < 0.3 * whole["nbytes"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_strategies_fit_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--strategies", "--quiet", "--seconds", "0.001"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 110
+    for name, meaning in strategies.MEANINGS.items():
+        assert sum(line.startswith(name) for line in lines) == 3
+        assert f"{name:17} {meaning}" in lines
+
+
+def test_graphs_of_the_networks_compute_what_the_networks_do() -> None:
+    digits, conv = load_digits(), load_conv_digits()
+    x = digits.images[:50]
+    expected = forward_float(digits, x)[-1]
+    assert np.allclose(strategies.linear_model(digits)(x), expected, atol=1e-4)
+    expected = forward_conv_float(conv, image(x))
+    got = strategies.conv_model(conv)(x.reshape(-1, 1, 8, 8))
+    assert np.allclose(got, expected, atol=1e-4)
+
+
+def test_naive_layers_compute_in_integers_by_scales_of_whole_tensors() -> None:
+    digits = load_digits()
+    model = strategies.linear_model(digits)
+    made = strategies.naive(model, digits.calibration)
+    assert [layer.kernel for layer in made.layers] == ["quantize", *["linear int8"] * 3]
+    for (w, _), node in zip(digits.layers, made.graph.nodes[1:], strict=True):
+        held = made.graph.constants[node.inputs[1]]
+        assert held.equals(oc.quantize(w, "int8"))
+        assert held.axis is None
+        assert node.attributes["x_qparams"].dtype == "int8"
+    largest = np.float32(np.abs(digits.calibration).max())
+    codes = made.graph.nodes[1].attributes["x_qparams"]
+    assert (codes.scale, codes.zero_point) == (largest / np.float32(127), 0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import octavo as oc
 from octavo import demo
-from octavo.cli import machine, terminal, timing
+from octavo.cli import machine, strategies, terminal, timing
 from octavo.demo.digits_conv import BATCH
 
 # M, N, K: square products, a transformer's layer at 128 tokens, one and eight rows of a large layer.
@@ -25,6 +25,9 @@ SHAPES = (
     (1, 4096, 4096),
 )
 
+
+# What a child that measures is told again.
+FLAGS = ("json", "quiet", "verbose", "strategies")
 
 # What each network is made of, for the tables.
 LINEAR = "Linear layers, 64-256-128-10"
@@ -77,6 +80,12 @@ def add_command(
         default=0.4,
         help="time to spend on each comparison (default 0.4)",
     )
+    parser.add_argument(
+        "--strategies",
+        action="store_true",
+        help="instead: what ways of quantizing the two networks cost in accuracy, and give in size "
+        "and speed",
+    )
     parser.set_defaults(run=run)
 
 
@@ -86,12 +95,31 @@ def run(options: argparse.Namespace) -> int:
     # slower than it is alone, and the comparison would say so.
     threads = options.threads or 1
     arguments = ["demo", "--seconds", str(options.seconds)]
-    arguments += [f"--{name}" for name in ("json", "quiet", "verbose") if getattr(options, name)]
+    arguments += [f"--{name}" for name in FLAGS if getattr(options, name)]
     status = machine.rerun_with_equal_threads(arguments, threads)
     if status is not None:
         return status
     with oc.threads(threads):
-        return measure(options)
+        return measure_strategies(options) if options.strategies else measure(options)
+
+
+def measure_strategies(options: argparse.Namespace) -> int:
+    """Quantize both networks in several ways, measure and print; return the exit status."""
+    notes = machine.load_notes()
+    outcomes = strategies.measure(options, LINEAR, CONVOLUTIONS)
+    if options.json:
+        terminal.print_json(
+            {
+                "machine": machine.describe(),
+                "outcomes": [each._asdict() for each in outcomes],
+                "notes": notes,
+            }
+        )
+    else:
+        terminal.print_text(machine.heading())
+        strategies.show(outcomes)
+    terminal.print_notes(options, notes)
+    return 0
 
 
 def measure(options: argparse.Namespace) -> int:

@@ -202,7 +202,7 @@ def keep(options: argparse.Namespace, stats: Statistics | None) -> None:
 def show(options: argparse.Namespace, before: Model, after: Model) -> None:
     """Print what became of the model."""
     explanation = oc.explain(after)
-    sizes = [sum(layer.nbytes for layer in model.layers) for model in (before, after)]
+    sizes = [model.nbytes for model in (before, after)]
     files = [os.path.getsize(path) for path in (options.model, options.output)]
     if options.json:
         terminal.print_json(
