@@ -189,6 +189,48 @@ def test_tables_are_stored_row_by_row():
     assert np.array_equal(q(x), oc.quantize(table, axis=0).dequantize()[x])
 
 
+def recurrent(op, direction="forward", seed=0):
+    rng = np.random.default_rng(seed)
+    gates, hidden, width = {"LSTM": 4, "GRU": 3}[op], 6, 5
+    d = 2 if direction == "bidirectional" else 1
+    return network(
+        [
+            (op, ["x", "w", "r", "b"], ["h"], {"hidden_size": hidden, "direction": direction}),
+            ("Relu", ["h"], ["y"], {}),
+        ],
+        {"w": floats(rng, d, gates * hidden, width), "r": floats(rng, d, gates * hidden, hidden),
+         "b": floats(rng, d, 2 * gates * hidden)},
+        {"x": (7, "n", width), "h": (7, d, "n", hidden), "y": (7, d, "n", hidden)}, "x", "y",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("precision", ["int8", "int4/32", "float16"])
+def test_recurrent_layers_give_what_their_operators_give(op, direction, precision):
+    model = recurrent(op, direction)
+    q = oc.quantize_model(model, precision=precision)
+    node = next(n for n in model.graph.nodes if n.op == op)
+    w, r, b = (model.graph.constants[name] for name in node.inputs[1:4])
+    layer = getattr(oc, op).from_float(w, r, b, precision=precision, direction=direction)
+    x = floats(np.random.default_rng(1), 7, 3, 5)
+    assert q(x).tobytes() == np.maximum(layer(x)[0], 0).tobytes()
+    assert kernels(q)[f"{op}_0"] == f"{op.lower()} {precision}"
+    assert precisions(q)[f"{op}_0"] == precision
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_files_keep_the_bits_of_recurrent_layers(op, tmp_path):
+    pytest.importorskip("onnx", reason="models are not written without onnx")
+    q = oc.quantize_model(recurrent(op, "bidirectional"))
+    x = floats(np.random.default_rng(1), 7, 3, 5)
+    for name in ("net.onnx", "net.octavo"):
+        q.save(tmp_path / name)
+        again = oc.load(tmp_path / name)
+        assert again(x).tobytes() == q(x).tobytes()
+        assert kernels(again)[f"{op}_0"] == f"{op.lower()} int8"
+
+
 def test_sigmoid_and_softmax_have_all_of_their_range():
     q = oc.quantize_model(transformer(), rows())
     product = next(n for n in q.graph.nodes if n.name == "MatMul_8")

@@ -172,30 +172,34 @@ def _recurrent(op: str) -> Make:
     layers: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 
     def make(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
-        w, r, b = args[1], args[2], argument(args, 3)
+        w, r, b = args[1].value, args[2].value, argument(args, 3)
+        directions = 2 if a.get("direction", "forward") == "bidirectional" else 1
         if (
             not are_float32([*args[:4], *args[5:]])
-            or w.array is None
-            or r.array is None
+            or w is None
+            or r is None
+            or isinstance(w, QTensor) != isinstance(r, QTensor)
             or (b.given and b.array is None)
             or argument(args, 7).given  # peepholes
             or a.get("clip")
             or a.get("input_forget")
-            or tuple(a.get("activations") or ())
-            not in ((), _DEFAULT_ACTIVATIONS[op] * len(w.array))
+            or tuple(a.get("activations") or ()) not in ((), _DEFAULT_ACTIVATIONS[op] * directions)
         ):
             return None
-        options: dict[str, Any] = {"layout": int(a.get("layout", 0))}
+        options: dict[str, Any] = {
+            "layout": int(a.get("layout", 0)),
+            "direction": a.get("direction", "forward"),
+        }
         if op == "GRU":
             options["linear_before_reset"] = bool(a.get("linear_before_reset", 0))
-        layer = layers[op].from_float(
-            as_float32(w.array),
-            as_float32(r.array),
-            None if b.array is None else as_float32(b.array),
-            precision="float16" if w.array.dtype == r.array.dtype == np.float16 else "float32",
-            direction=a.get("direction", "forward"),
-            **options,
-        )
+        bias = None if b.array is None else as_float32(b.array)
+        if isinstance(w, QTensor) or isinstance(r, QTensor):
+            layer = layers[op].from_quantized(w, r, bias, **options)
+        else:
+            half = w.dtype == r.dtype == np.float16
+            options["precision"] = "float16" if half else "float32"
+            layer = layers[op].from_float(as_float32(w), as_float32(r), bias, **options)
+        name = f"{op.lower()} {layer.precision}"
 
         def run(x: Array, _w: Array, _r: Array, _b: Any = None, lengths: Any = None,
                 *state: Any) -> tuple[Array, ...]:  # fmt: skip
@@ -204,8 +208,8 @@ def _recurrent(op: str) -> Make:
             return tuple(each.astype(x.dtype, copy=False) for each in results)[: a.outputs]
 
         if a.outputs == 1:
-            return Kernel(lambda *given: run(*given)[0], f"{op.lower()} float32")
-        return Kernel(run, f"{op.lower()} float32")
+            return Kernel(lambda *given: run(*given)[0], name)
+        return Kernel(run, name)
 
     return make
 

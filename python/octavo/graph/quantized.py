@@ -34,6 +34,7 @@ FUNCTIONS = (
 DYNAMIC = "octavo.dynamic"
 _CODES = ("int8", "uint8")
 # What moves values about, and nothing else: so it moves their codes.
+RECURRENT = ("GRU", "LSTM")
 MOVES = (
     "DepthToSpace",
     "Expand",
@@ -527,6 +528,21 @@ def _fuse_conv(q: _Quantized, node: Node) -> bool:
     )
 
 
+def _fuse_recurrent(q: _Quantized, node: Node) -> bool:
+    """Weights of recurrent layers, row by row, that are to stay codes."""
+    if node.name not in q.dynamic:
+        return False
+    found = []
+    for name in node.inputs[1:3]:
+        reshape = q.producers.get(name)
+        w = None if reshape is None or reshape.op != "Reshape" else q.weights(reshape.inputs[0])
+        if w is None or w.ndim != 2 or w.axis != 0:
+            return False
+        found.append(_add_constant(q.graph, f"{node.name}.weight", w))
+    node.inputs[1:3] = found
+    return True
+
+
 def _keep_codes(q: _Quantized, node: Node, w: QTensor) -> bool:
     """Let a layer that quantizes activations as they come have its weights as codes."""
     if (
@@ -836,6 +852,7 @@ _PATTERNS: dict[str, Callable[[_Quantized, Node], bool]] = {
     "AveragePool": _fuse_average,
     "Concat": _fuse_concat,
     "Conv": _fuse_conv,
+    **dict.fromkeys(RECURRENT, _fuse_recurrent),
     "ConvTranspose": _fuse_conv,
     "Gemm": _fuse_linear,
     "Gather": _fuse_gather,

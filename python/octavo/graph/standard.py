@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from octavo.array import QParams, QTensor
 from octavo.graph.ir import Constant, Graph, Node, Subgraph, Value
 from octavo.graph.passes import remove_dead_code
-from octavo.graph.quantized import MOVES, one_scale
+from octavo.graph.quantized import MOVES, RECURRENT, one_scale
 
 # The first opset with scales for each index of an axis, that with blocks and 4-bit types, and those
 # that brought functions.
@@ -544,6 +544,8 @@ def _plain(form: _Form, node: Node) -> None:
         else name
         for name in node.inputs
     ]
+    if node.op in RECURRENT:
+        _stack_directions(form, node)
     if _moves_codes(node) and _move(form, node):
         return
     activation = node.attributes.pop("activation", None)
@@ -556,6 +558,21 @@ def _plain(form: _Form, node: Node) -> None:
         form.chain(node, node.op, node.inputs, activation)
     else:
         form.graph.nodes.append(node)
+
+
+def _stack_directions(form: _Form, node: Node) -> None:
+    """Codes of a recurrent layer lie row by row, directions one after the other: give each its own."""
+    directions = 2 if node.attributes.get("direction", "forward") == "bidirectional" else 1
+    for index in (1, 2):
+        rows = form.graph.values.get(node.inputs[index])
+        if rows is None or rows.shape is None or len(rows.shape) != 2:
+            continue
+        shape = (directions, -1, int(rows.shape[1] or 0))
+        stacked = form.name(f"{node.inputs[index]}.stacked")
+        form.graph.values[stacked] = Value(stacked, rows.dtype, (directions, None, shape[2]))
+        inputs = [node.inputs[index], form.constant(f"{stacked}.shape", np.array(shape))]
+        form.add(form.beside(node.name, "stack"), "Reshape", inputs, [stacked])
+        node.inputs[index] = stacked
 
 
 def _float_of(form: _Form, node: Node) -> str:

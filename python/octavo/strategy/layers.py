@@ -72,6 +72,26 @@ def _layer(node: Node, w: Array, kept: int, channels: int) -> Layer | str:
     return Layer(node, w.astype(np.float32, copy=False), kept, channels)
 
 
+def recurrent_weights(graph: Graph, node: Node, precision: str) -> list[QTensor] | str:
+    """Return W and R of an LSTM or GRU, rows of all directions one after the other, or why not."""
+    found = []
+    for name in node.inputs[1:3]:
+        w = graph.array(name)
+        if w is None or w.ndim != 3 or w.dtype not in (np.float32, np.float16):
+            return "its weights are not constant"
+        if not np.isfinite(w).all():
+            return "its weights hold NaN or infinity"
+        dtype, _, group = precision.partition("/")
+        rows = w.astype(np.float32, copy=False).reshape(-1, w.shape[2])
+        if dtype == "float16":
+            if np.abs(rows).max(initial=0) > np.finfo(np.float16).max:
+                return "float16 cannot hold its weights"
+            found.append(quantize(w.astype(np.float32, copy=False), "float16"))
+        else:
+            found.append(quantize(rows, dtype, axis=0, group_size=int(group) if group else None))
+    return found
+
+
 def quantized_weights(layer: Layer, precision: str) -> QTensor | str:
     """Return the weights of a layer as a precision stores them, or why it cannot hold them.
 

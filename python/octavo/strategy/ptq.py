@@ -11,15 +11,22 @@ from numpy.typing import NDArray
 
 from octavo.array import QParams, QTensor
 from octavo.graph.ir import Graph, Node, Value
+from octavo.graph.kernel import REFERENCE
 from octavo.graph.layout import to_nchw
 from octavo.graph.model import Model
 from octavo.graph.optimize import optimize
 from octavo.graph.passes import clip_of
-from octavo.graph.quantized import DYNAMIC, FUNCTIONS, MOVES
+from octavo.graph.quantized import DYNAMIC, FUNCTIONS, MOVES, RECURRENT
 from octavo.strategy.calibrate import calibrate
 from octavo.strategy.correction import correct_biases
 from octavo.strategy.equalize import equalize_layers
-from octavo.strategy.layers import CONVOLUTIONS, Layer, layer_of, quantized_weights
+from octavo.strategy.layers import (
+    CONVOLUTIONS,
+    Layer,
+    layer_of,
+    quantized_weights,
+    recurrent_weights,
+)
 from octavo.strategy.precisions import Precision, precision_of_layers
 from octavo.strategy.rounding import round_by_error
 from octavo.strategy.samples import Gain, Samples
@@ -117,6 +124,9 @@ def quantize_model(
     graph = model.graph.copy()
     to_nchw(graph)
     wanted = precision_of_layers(graph.nodes, precision)
+    for layer in model.layers:
+        if layer.operator in RECURRENT and REFERENCE in layer.kernel:
+            wanted[layer.name] = "float32"  # a form of it that has no kernel
     is_known = data is not None or stats is not None
     plan = _Plan(graph, wanted, static=activations == "static" and is_known)
     gains: list[Gain] = []
@@ -165,8 +175,16 @@ class _Plan:
         self.static = static
         self.layers: dict[str, Layer] = {}
         self.reasons: dict[str, str] = {}
+        self.recurrent: dict[str, list[QTensor]] = {}
         for node in graph.nodes:
             if wanted[node.name] == "float32":
+                continue
+            if node.op in RECURRENT:
+                stored = recurrent_weights(graph, node, wanted[node.name])
+                if isinstance(stored, str):
+                    self.reasons[node.name] = stored
+                else:
+                    self.recurrent[node.name] = stored
                 continue
             found = layer_of(graph, node)
             if isinstance(found, Layer):
@@ -290,6 +308,11 @@ class _Plan:
             held = self.graph.new_name(f"{name}.weight.{w.dtype}")
             self.graph.constants[held] = w.data if w.dtype == "float16" else w
             node.inputs[0 if node.op == "Gather" else 1] = held
+        for node in self.graph.nodes:
+            for index, w in enumerate(self.recurrent.get(node.name, ()), 1):
+                held = self.graph.new_name(f"{node.name}.weight.{w.dtype}")
+                self.graph.constants[held] = w.data if w.dtype == "float16" else w
+                node.inputs[index] = held
 
     # --- activations ------------------------------------------------------------------------------
 
@@ -365,7 +388,7 @@ class _Plan:
             if name not in self.integer
             and layer.node.op != "Gather"
             and self.wanted[name].startswith("int")
-        ]
+        ] + [name for name in self.recurrent if self.wanted[name].startswith("int")]
 
     # --- what became of it ------------------------------------------------------------------------
 
@@ -377,7 +400,7 @@ class _Plan:
                 continue
             asked = self.wanted[node.name]
             got, reason = "float32", ""
-            if node.name in self.layers:
+            if node.name in self.layers or node.name in self.recurrent:
                 got = asked
             elif node.name in self.integer:
                 got = "int8"
