@@ -106,10 +106,8 @@ class Convolution:
 
     def add_to(self, given: Given, residual: int | None = None) -> int:
         """Add the convolution to a plan."""
-        if not self._fixed:
-            raise TypeError("padding follows from the size")
         plan, x = given.plan, given.value(0)
-        operator = next(iter(self._prepared.values()))
+        operator = self._operator(plan.shape(x)[self._sizes])
         y = operator.add_to(plan, *self._images(plan, operator, x, residual))
         return y if self.dims == 2 else plan.reshape(y, given.shape)
 
