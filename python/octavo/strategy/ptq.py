@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from octavo.array import QParams, QTensor
 from octavo.graph.ir import Graph, Node, Value
 from octavo.graph.kernel import REFERENCE
-from octavo.graph.layout import to_nchw
+from octavo.graph.layout import images_last, to_nchw
 from octavo.graph.model import Model
 from octavo.graph.optimize import optimize
 from octavo.graph.passes import clip_of
@@ -131,13 +131,15 @@ def quantize_model(
     plan = _Plan(graph, wanted, static=activations == "static" and is_known)
     gains: list[Gain] = []
     scaled: list[str] = []
-    samples = Samples(graph, plan.layers, Model(graph), data) if data is not None else None
+    # As ONNX lays out images; where the model has them so, it is not prepared a second time.
+    plain = Model(graph) if images_last(model.graph) else model
+    samples = Samples(graph, plan.layers, plain, data) if data is not None else None
     if samples is not None and equalize and stats is None:
         gains, scaled = equalize_layers(
             graph, plan.layers, wanted, plan.codes, plan.integer, samples
         )
     if plan.codes and stats is None:
-        stats = calibrate(Model(graph), data, progress=progress)
+        stats = calibrate(Model(graph) if gains else plain, data, progress=progress)
     plan.leave_float([x for x in plan.codes if x not in stats or not stats.finite(x)])
     parameters = plan.parameters(stats)
     stored = plan.stored_weights()
