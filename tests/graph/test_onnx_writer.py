@@ -103,6 +103,15 @@ def test_weights_in_groups_are_read_again_to_the_same_bits(dtype, form, tmp_path
         assert np.abs(y - model(x)).max() < 0.08 * np.abs(y).max()  # x in 8 bits
 
 
+def test_means_of_quantized_models_keep_their_axes_and_lose_them_when_they_are_read(tmp_path):
+    body = """net (float[n, 7, 6] x) => (uint8[n, 6] y) {
+        m = ReduceMean <axes = [1], keepdims = 0> (x) f = Mul(m, k) y = QuantizeLinear(f, s, z) }"""
+    model = oc.load(net(body, opset=17, k=floats(6), s=np.float32(0.05), z=np.uint8(120)))
+    proto = check(model, tmp_path, 1)
+    assert [node.op_type for node in proto.graph.node][:3] == ["ReduceMean", "Squeeze", "Mul"]
+    assert operators(model)[:2] == ["ReduceMean", "Mul"]
+
+
 # --- what a model holds besides -------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from octavo.graph.ir import Constant, Graph, Node, Subgraph, Value
 from octavo.graph.native_file import ARITHMETIC, replacing
 from octavo.graph.onnx_reader import Proto, import_onnx, node_proto
 from octavo.graph.opsets import newest, raise_opset
+from octavo.graph.passes import axes_of
 from octavo.graph.standard import standard_form
 
 # Scales for each index of an axis are in no older one.
@@ -48,6 +49,7 @@ def write(graph: Graph, path: str | os.PathLike[str], *, blocks: str = "Dequanti
     target = os.path.abspath(os.fspath(path))
     standard = standard_form(graph, blocks=blocks)
     raise_opset(standard, max(_OLDEST_OPSET, newest(standard).get("", 0)))
+    _keep_axes(standard)
     arrays = list({id(each): each for each in _arrays(standard)}.values())
     if sum(each.nbytes for each in arrays) <= _MOST_INSIDE:
         model = to_proto(standard)
@@ -65,6 +67,30 @@ def write(graph: Graph, path: str | os.PathLike[str], *, blocks: str = "Dequanti
             with replacing(target) as file:
                 file.write(model.SerializeToString())
     _remove_others(target, weights)
+
+
+def _keep_axes(graph: Graph) -> None:
+    """Let means of quantized models keep their axes, and a Squeeze take them away.
+
+    OpenVINO (2026.4) gives wrong values for ReduceMean without them between a product with a
+    constant for each channel and QuantizeLinear. `optimize` makes one operator of the two.
+    """
+    if all(node.op != "QuantizeLinear" for node in graph.nodes):
+        return
+    nodes = []
+    for node in graph.nodes:
+        nodes.append(node)
+        axes = axes_of(graph, node)
+        if node.op == "ReduceMean" and not node.attributes.get("keepdims", 1) and axes is not None:
+            y = node.outputs[0]
+            mean, name = graph.new_name(f"{y}.mean"), graph.new_name(f"{y}.axes")
+            graph.constants[name] = np.array(axes, np.int64)
+            node.attributes["keepdims"], node.outputs = 1, [mean]
+            graph.values[mean] = Value(mean, graph.value(y).dtype)
+            nodes.append(
+                Node(f"{node.name}.squeeze", "Squeeze", [mean, name], [y], {}, node.version)
+            )
+    graph.nodes = nodes
 
 
 def _arrays(graph: Graph) -> Iterator[NDArray[Any]]:

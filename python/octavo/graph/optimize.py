@@ -32,6 +32,7 @@ def _run_all(graph: Graph) -> None:
     passes.keep_half_weights(graph)
     passes.fold_constants(graph, keep={"DequantizeLinear"})  # integer weights stay integers
     passes.remove_dead_code(graph)
+    passes.fuse_squeeze(graph)
     passes.fuse_functions(graph)
     passes.fuse_layer_norm(graph)
     integer_operators(graph)

@@ -270,6 +270,31 @@ def _is_linear(graph: Graph, node: Node) -> bool:
     )
 
 
+def fuse_squeeze(graph: Graph) -> None:
+    """Let a mean or sum that keeps its axes, and then loses them, lose them at once."""
+    producers, uses = graph.producers(), graph.uses()
+    for squeeze in [node for node in graph.nodes if node.op == "Squeeze"]:
+        node = producers.get(squeeze.inputs[0])
+        if (
+            node is not None
+            and node.op.startswith("Reduce")
+            and node.attributes.get("keepdims", 1)
+            and only_use(uses, node.outputs[0]) is squeeze
+            and axes_of(graph, node) == axes_of(graph, squeeze) is not None
+        ):
+            node.attributes["keepdims"] = 0
+            _absorb(graph, node, squeeze)
+
+
+def axes_of(graph: Graph, node: Node) -> tuple[int, ...] | None:
+    """Return the axes of a reduction or Squeeze where they are said and known."""
+    given = graph.array(node.input(1))
+    if given is not None:
+        return tuple(given.reshape(-1).tolist())
+    axes: tuple[int, ...] | None = None if node.input(1) else node.attributes.get("axes")
+    return axes
+
+
 class _Pattern:
     """Looks backwards from a node along values that nothing else reads."""
 
