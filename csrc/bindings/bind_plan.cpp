@@ -745,16 +745,12 @@ int Draft::product(int a, int b) {
   const PlanValue &x = builder_.value(left), &w = builder_.value(b);
   Matrices m = matrices_of(x, w, sizeof(float));
   const size_t last = w.shape.size() - 1;
-  ProductStep step{m.rows,
-                   m.inner,
-                   m.columns,
-                   m.inner,
-                   w.strides[last - 1] / w.value_bytes,
-                   w.strides[last] / w.value_bytes,
-                   std::move(m.offsets)};
+  FloatMatmulStep step{{m.rows, m.inner, m.columns, m.inner, w.strides[last - 1] / w.value_bytes,
+                        w.strides[last] / w.value_bytes},
+                       std::move(m.offsets)};
   const auto count = static_cast<int64_t>(step.offsets.size());
   if (w.size() == m.inner * m.columns) {  // all matrices by one: the rows of one product
-    step.rows *= count;
+    step.shape.rows *= count;
     step.offsets.resize(std::min<size_t>(step.offsets.size(), 1));
   }
   if (m.rows == 0 || m.columns == 0) step.offsets.clear();

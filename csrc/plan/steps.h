@@ -9,7 +9,7 @@
 #include "ops/copy.h"
 #include "ops/elementwise.h"
 #include "ops/eltwise.h"
-#include "ops/float_linear.h"
+#include "ops/float_matmul.h"
 #include "ops/float_pairs.h"
 #include "ops/float_pooling.h"
 #include "ops/float_rows.h"
@@ -294,22 +294,20 @@ struct MatmulStep {
   }
 };
 
-// Products of float32 matrices, a batch of them, each as FloatLinear computes it.
-struct ProductStep {
-  int64_t rows, inner, columns;
-  int64_t a_row;                             // values
-  int64_t b_row, b_column;                   // of b (inner, columns)
-  std::vector<MatmulStep::Offsets> offsets;  // bytes
+// Products of float32 matrices, a batch of them.
+struct FloatMatmulStep {
+  FloatMatmulShape shape;
+  std::vector<MatmulStep::Offsets> offsets;
 
   bool run(void* const* v, const KernelTable& table, int threads) const {
-    for (const MatmulStep::Offsets& at : offsets) {
-      const void* b = static_cast<const char*>(v[1]) + at.b;
-      const FloatLinearSpec spec{
-          {b, columns, inner, b_column, b_row, false}, nullptr, false, 0.0f, 0.0f};
-      FloatLinear::prepare(spec, table)
-          ->run(reinterpret_cast<const float*>(static_cast<const char*>(v[0]) + at.a), rows, a_row,
-                reinterpret_cast<float*>(static_cast<char*>(v[2]) + at.c), columns, table, threads);
-    }
+    std::vector<FloatMatmulItem> items;
+    items.reserve(offsets.size());
+    const auto at = [&](int value, int64_t offset) {
+      return reinterpret_cast<float*>(static_cast<char*>(v[value]) + offset);
+    };
+    for (const MatmulStep::Offsets& o : offsets)
+      items.push_back({at(0, o.a), at(1, o.b), at(2, o.c)});
+    run_float_matmul(items.data(), static_cast<int64_t>(items.size()), shape, table, threads);
     return true;
   }
 };
