@@ -36,7 +36,7 @@ def test_each_layer_has_a_line(capsys):
         "soft",
         "Softmax",
         "float32",
-        "activations are not static",
+        "Softmax has no integer form",
     ]
 
 

@@ -12,6 +12,7 @@ from octavo import cli
 from octavo.cli import quantize
 from octavo.graph import Graph, Model, Node, Value
 from octavo.strategy.calibrate import Interrupted
+from octavo.strategy.explain import Explanation
 from octavo.strategy.statistics import Statistics
 
 rng = np.random.default_rng(0)
@@ -69,7 +70,8 @@ def test_before_and_after_are_shown(capsys):
     assert lines[2].split()[0] == "file"
     assert "2 of 4 layers in fewer bits: 2 int8" in lines
     assert "float32 as before:" in lines
-    assert lines[-3].split() == ["Softmax", "activations", "are", "not", "static", "1"]
+    assert lines[-4].split() == ["activations", "are", "not", "static", "1", "Relu", "1"]
+    assert lines[-3].split() == ["no", "integer", "form", "1", "Softmax", "1"]
     assert lines[-1] == "written to q.octavo"
 
 
@@ -102,7 +104,7 @@ def test_layers_have_the_precision_that_is_said_for_them(capsys):
     cli.main(["quantize", "net.octavo", "-o", "q.octavo", "--precision", "float32"])
     printed = capsys.readouterr().out
     assert "0 of 4 layers in fewer bits\n" in printed
-    assert printed.count("asked for") == 3
+    assert "asked for       4  MatMul 2, Relu 1, Softmax 1\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,21 @@ def test_stats_and_resume_exclude_each_other(capsys):
         )
     assert caught.value.code == 2
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_reasons_name_the_operators_that_are_most():
+    counts = {"Add": 3, "Mul": 1, "Div": 2, "Sub": 1, "Max": 1, "Exp": 1, "Abs": 1}
+    rows = [
+        {"operator": op, "precision": "float32", "reason": f"{op} has no integer form"}
+        for op, count in counts.items()
+        for _ in range(count)
+    ]
+    rows.append({"operator": "Conv", "precision": "int8", "reason": ""})
+    rows += [{"operator": "Add", "precision": "float32", "reason": "r"}] * 11
+    assert quantize.stayed(Explanation(rows)) == [
+        ("r", "11", "Add 11"),
+        ("no integer form", "10", "Add 3, Div 2, Mul 1, Sub 1, Max 1, others 2"),
+    ]
 
 
 def test_names_of_layers_may_hold_equals_signs():

@@ -17,6 +17,9 @@ from octavo.strategy.explain import Explanation
 from octavo.strategy.observers import METHODS
 from octavo.strategy.statistics import Statistics
 
+# Operators that are named beside a reason.
+_NAMED = 5
+
 
 def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
@@ -234,14 +237,21 @@ def show(options: argparse.Namespace, before: Model, after: Model) -> None:
         terminal.print_text(f"\n{explanation}")
     elif fewer < len(rows):
         terminal.print_text("\nfloat32 as before:")
-        terminal.print_table(("operator", "why", "layers"), stayed(explanation), left=2)
+        terminal.print_table(("why", "layers", ""), stayed(explanation))
     terminal.print_text(f"\nwritten to {options.output}")
 
 
-def stayed(explanation: Explanation) -> list[tuple[str, ...]]:
-    """Return operators that stayed float32, how many layers of each, and why, most first."""
-    found: Counter[tuple[str, str]] = Counter()
+def stayed(explanation: Explanation) -> list[tuple[str, str, str]]:
+    """Return why layers stayed float32, how many, and of which operators, most first."""
+    found: dict[str, Counter[str]] = {}
     for row in explanation.rows:
         if row["precision"] == "float32":
-            found[row["operator"], row["reason"] or "asked for"] += 1
-    return [(operator, reason, str(count)) for (operator, reason), count in found.most_common()]
+            reason = row["reason"].removeprefix(f"{row['operator']} has ") or "asked for"
+            found.setdefault(reason, Counter())[row["operator"]] += 1
+    lines = []
+    for reason, operators in sorted(found.items(), key=lambda each: -each[1].total()):
+        named = [f"{name} {count}" for name, count in operators.most_common(_NAMED)]
+        others = operators.total() - sum(count for _, count in operators.most_common(_NAMED))
+        named += [f"others {others}"] if others else []
+        lines.append((reason, str(operators.total()), ", ".join(named)))
+    return lines

@@ -60,7 +60,7 @@ def explain(model: Model) -> Explanation:
     >>> print(oc.explain(oc.quantize_model(model)))
     layer    operator  precision  why, and what was done
     product  MatMul    int8
-    soft     Softmax   float32    activations are not static
+    soft     Softmax   float32    Softmax has no integer form
     1 of 2 layers in fewer bits; weights 16 bytes
     """
     layers = {layer.name: layer for layer in model.layers}

@@ -35,6 +35,7 @@ Array = NDArray[Any]
 
 # Metadata: what became of each layer, in JSON.
 QUANTIZATION = "octavo.quantization"
+_NO_CODES = "an input is constant, or no float32 tensor"
 _POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean")
 
 
@@ -412,8 +413,9 @@ class _Plan:
         return rows
 
     def _why_float(self, node: Node) -> str:
+        known = ("Add", "Mul", "Concat", "Pad", "Resize", *_POOLS, *MOVES, *FUNCTIONS)
+        if node.op not in (*known, "MatMul"):
+            return f"{node.op} has no integer form"
         if not self.static:
             return "activations are not static"
-        if node.op in ("Add", "Mul", "Concat", "Pad", "Resize", *_POOLS, *MOVES, *FUNCTIONS):
-            return "no 8-bit layer reads its result"
-        return f"{node.op} has no integer form"
+        return "no 8-bit layer reads its result" if node.op in known else _NO_CODES
