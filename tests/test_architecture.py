@@ -68,7 +68,7 @@ PYTHON_ROOMS = {
     "demo": {"nn", "array", "_core", "octavo"},
     "strategy": {"graph", "nn", "array", "_core"},
     "graph": {"nn", "array", "_core"},
-    "bridge": {"graph", "nn", "array", "_core"},
+    "bridge": {"strategy", "graph", "nn", "array", "_core"},
     "nn": {"array", "_core"},
     "array": {"_core"},
 }
