@@ -580,6 +580,16 @@ def test_an_operator_on_a_view_of_floats_gives_its_bits(case, monkeypatch):
     assert is_planned(model, shape)
 
 
+def test_softmax_of_old_opsets_takes_axes_from_one_on_together():
+    nodes = [("Exp", ["x"], ["a"]), ("Softmax", ["a"], ["y"], {"axis": 1})]
+    made = graph(nodes, {"x": (2, 3, 4)}, ["y"], {}, "float32")
+    made.nodes[-1].version = 11
+    model = Model(made)
+    y = thrice(model, {"x": rng().normal(size=(2, 3, 4)).astype(np.float32)})["y"]
+    assert is_planned(model, (2, 3, 4))
+    np.testing.assert_allclose(y.sum((1, 2)), 1, rtol=1e-6)
+
+
 def test_zeros_keep_their_sign_as_the_operators_say():
     nodes = [("Relu", ["x"], ["a"]), ("Exp", ["x"], ["b"]), ("Mul", ["x", "x"], ["c"])]
     model = Model(graph(nodes, {"x": (3,)}, ["a", "b", "c"], {}, "float32"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -77,7 +78,13 @@ def _softmax(a: Attributes) -> Kernel:
         y: Any = nn.softmax(x.reshape(*shape, -1))
         return y.reshape(x.shape)
 
-    return Kernel(widened(run), "softmax")
+    def native(given: Given) -> int:
+        plan, shape = given.plan, given.shape
+        lead = shape[: axis % len(shape)]
+        rows = plan.reshape(given.value(0), (*lead, math.prod(shape[len(lead) :])))
+        return plan.reshape(plan.softmax(rows, -1), shape)
+
+    return Kernel(widened(run), "softmax", native)
 
 
 def _log_softmax(a: Attributes) -> Kernel:
