@@ -70,6 +70,20 @@ def test_what_loses_most_comes_first():
     assert {row["layer"] for row in result.rows if row["sqnr"] == math.inf} >= {"MatMul_1"}
 
 
+def test_models_that_only_share_names_are_refused():
+    made = [
+        network(
+            [("MatMul", ["x", "w"], ["y"], {})],
+            {"w": np.ones((4, size), np.float32)},
+            {"x": ("n", 4), "y": ("n", size)},
+            *"xy",
+        )
+        for size in (3, 5)
+    ]
+    with pytest.raises(ValueError, match=r"'MatMul_0' makes \(2, 3\) in one model and \(2, 5\)"):
+        oc.compare(*made, np.ones((2, 4), np.float32))
+
+
 def test_a_first_layer_is_not_worst_for_reading_exact_inputs():
     row = {"operator": "Conv", "kernel": "conv int8", "cosine": 1.0, "max": 0.1}
     made = Comparison(

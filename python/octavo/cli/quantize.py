@@ -237,12 +237,12 @@ def show(options: argparse.Namespace, before: Model, after: Model) -> None:
         terminal.print_text(f"\n{explanation}")
     elif fewer < len(rows):
         terminal.print_text("\nfloat32 as before:")
-        terminal.print_table(("why", "layers", ""), stayed(explanation))
+        terminal.print_table(("why", "operators", "layers"), stayed(explanation), left=2)
     terminal.print_text(f"\nwritten to {options.output}")
 
 
 def stayed(explanation: Explanation) -> list[tuple[str, str, str]]:
-    """Return why layers stayed float32, how many, and of which operators, most first."""
+    """Return why layers stayed float32, of which operators, and how many, most first."""
     found: dict[str, Counter[str]] = {}
     for row in explanation.rows:
         if row["precision"] == "float32":
@@ -253,5 +253,5 @@ def stayed(explanation: Explanation) -> list[tuple[str, str, str]]:
         named = [f"{name} {count}" for name, count in operators.most_common(_NAMED)]
         others = operators.total() - sum(count for _, count in operators.most_common(_NAMED))
         named += [f"others {others}"] if others else []
-        lines.append((reason, str(operators.total()), ", ".join(named)))
+        lines.append((reason, ", ".join(named), str(operators.total())))
     return lines

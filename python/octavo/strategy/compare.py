@@ -102,6 +102,11 @@ class _Sums:
         self.signal = self.error = self.dot = self.own = self.most = 0.0
 
     def add(self, expected: Array, got: Array) -> None:
+        if expected.size != got.size:
+            raise ValueError(
+                f"layer {self.node.name!r} makes {expected.shape} in one model and {got.shape} in "
+                "the other, expected two forms of one model"
+            )
         a, b = (each.astype(np.float64).reshape(-1) for each in (expected, got))
         off = b - a
         self.signal += float(a @ a)
