@@ -249,5 +249,5 @@ def test_bad_arguments_are_refused_before_any_work():
 
 def test_without_torch_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"pip install 'octavo\[torch,models\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'octavo\[torch\]'"):
         from_torch(None, None)

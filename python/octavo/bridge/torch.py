@@ -80,7 +80,7 @@ def from_torch(
         No module; an example that does not fit `forward`, or holds no tensor; what `quantize_model`
         refuses.
     ImportError
-        The packages torch and onnx are not installed (the extras "torch" and "models").
+        The packages torch and onnx are not installed (the extra "torch").
     """
     torch = _import_torch()
     if not isinstance(module, torch.nn.Module):
@@ -107,7 +107,7 @@ def _import_torch() -> Any:
         return importlib.import_module("torch")
     except ImportError as error:
         raise ImportError(
-            "PyTorch's modules need the packages torch and onnx: pip install 'octavo[torch,models]'"
+            "PyTorch's modules need the packages torch and onnx: pip install 'octavo[torch]'"
         ) from error
 
 
