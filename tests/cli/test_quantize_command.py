@@ -112,6 +112,7 @@ def test_layers_have_the_precision_that_is_said_for_them(capsys):
     [
         (("--no-bias-correction",), {"correct_bias": False}),
         (("--rounding", "gptq"), {"rounding": "gptq"}),
+        (("--method", "mse"), {"method": "mse"}),
         (("--activations", "dynamic"), {"activations": "dynamic"}),
         (("--no-equalize",), {"equalize": False}),
     ],
@@ -129,6 +130,7 @@ def test_options_are_those_of_quantize_model(given, keyword, monkeypatch):
     defaults = {
         "activations": "static",
         "stats": None,
+        "method": "auto",
         "equalize": True,
         "rounding": "nearest",
         "correct_bias": True,

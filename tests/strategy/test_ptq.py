@@ -63,6 +63,15 @@ def test_statistics_stand_in_for_data():
     assert codes == stats.qparams("x", "uint8")
 
 
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_calibration_is_by_the_method_that_is_said(method):
+    model = cnn()
+    stats = oc.calibrate(model, images(), method=method)
+    q = oc.quantize_model(model, images(), method=method, equalize=False)
+    codes = next(n for n in q.graph.nodes if n.name == "Conv_0").attributes["x_qparams"]
+    assert codes == stats.qparams("x", "uint8")
+
+
 def test_without_data_activations_are_quantized_as_they_come():
     model = transformer()
     q = oc.quantize_model(model)
@@ -375,6 +384,7 @@ def test_every_instruction_set_gives_the_same_model(isa):
     ("options", "error", "message"),
     [
         ({"activations": "fixed"}, ValueError, "activations is 'fixed', expected 'static' or"),
+        ({"method": "best"}, ValueError, "method is 'best', expected 'auto' or 'minmax' or"),
         ({"rounding": "up"}, ValueError, "rounding is 'up', expected 'nearest' or 'gptq'"),
         ({"rounding": "gptq"}, ValueError, "without data, expected data to round by"),
         ({"precision": "int3"}, ValueError, "precision of '\\*' is 'int3', expected"),

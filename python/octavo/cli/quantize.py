@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     precision = read_precision(options.precision)
     model = oc.load(options.model)
     data = None if options.data is None else data_options.read_dataset(options, model)
-    apart = options.method or options.resume or options.save_stats
+    apart = options.resume or options.save_stats
     try:
         stats = Statistics.load(options.stats) if options.stats else None
         if apart:
@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
             precision,
             activations=options.activations or "static",
             stats=stats,
+            method=options.method or "auto",
             equalize=not options.no_equalize,
             rounding=options.rounding,
             correct_bias=not options.no_bias_correction,

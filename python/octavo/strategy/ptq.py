@@ -27,6 +27,7 @@ from octavo.strategy.layers import (
     quantized_weights,
     recurrent_weights,
 )
+from octavo.strategy.observers import METHODS
 from octavo.strategy.precisions import Precision, precision_of_layers
 from octavo.strategy.rounding import round_by_error
 from octavo.strategy.samples import Gain, Samples
@@ -55,6 +56,7 @@ def quantize_model(
     *,
     activations: str = "static",
     stats: Any = None,
+    method: str = "auto",
     equalize: bool = True,
     rounding: str = "nearest",
     correct_bias: bool = True,
@@ -79,6 +81,8 @@ def quantize_model(
         ones on; or quantize each row (image) by its own range.
     stats : Statistics, optional
         Of `octavo.calibrate` with this model, instead of calibrating here.
+    method : str, default "auto"
+        How calibration chooses ranges, as `octavo.calibrate` has it.
     equalize : bool, default True
         Move scale between a layer and what makes its input, where that lessens the error of the
         layer's output on the data. Needs `data`.
@@ -117,6 +121,7 @@ def quantize_model(
     for name, value, known in (
         ("activations", activations, ("static", "dynamic")),
         ("rounding", rounding, ("nearest", "gptq")),
+        ("method", method, METHODS),
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, known))}")
@@ -140,7 +145,7 @@ def quantize_model(
             graph, plan.layers, wanted, plan.codes, plan.integer, samples
         )
     if plan.codes and stats is None:
-        stats = calibrate(Model(graph) if gains else plain, data, progress=progress)
+        stats = calibrate(Model(graph) if gains else plain, data, method=method, progress=progress)
     plan.leave_float([x for x in plan.codes if x not in stats or not stats.finite(x)])
     parameters = plan.parameters(stats)
     stored = plan.stored_weights()
