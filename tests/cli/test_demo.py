@@ -1,5 +1,6 @@
 """`octavo demo`, in this process and as a user starts it."""
 
+import dataclasses
 import json
 import os
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import octavo as oc
+import octavo.demo
 from octavo import cli, runtime
 from octavo.cli import demo, machine, strategies
 from octavo.demo import forward_conv_float, forward_float, image, load_conv_digits, load_digits
@@ -83,7 +85,15 @@ def test_demo_gives_numpy_as_many_threads(
     assert machine.rerun_with_equal_threads(["--version"], 2) is None
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the held-out images: emulated, all of them take minutes."""
+    digits = load_digits()
+    few = dataclasses.replace(digits, images=digits.images[:150], labels=digits.labels[:150])
+    monkeypatch.setattr(octavo.demo, "load_digits", lambda: few)
+
+
+@pytest.mark.usefixtures("quick", "few_images")
 def test_strategies_are_compared_on_both_networks(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["demo", "--strategies", "--json", "--quiet", "--seconds", "0.001"]
     assert cli.main(arguments) == 0
@@ -102,7 +112,7 @@ def test_strategies_are_compared_on_both_networks(capsys: pytest.CaptureFixture[
         assert naive["nbytes"] < calibrated["nbytes"] < 0.3 * whole["nbytes"]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "few_images")
 def test_strategies_fit_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--strategies", "--quiet", "--seconds", "0.001"]) == 0
     lines = capsys.readouterr().out.splitlines()
