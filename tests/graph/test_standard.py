@@ -212,21 +212,42 @@ HALF = {
 }
 
 
+@pytest.mark.parametrize(
+    "held", [np.asarray, lambda w: oc.QTensor(w, 1.0)], ids=["array", "QTensor"]
+)
 @pytest.mark.parametrize("operator", HALF)
-def test_float16_weights_are_cast_where_values_are_float32_and_stay_16_bits_wide(operator):
+def test_float16_weights_are_cast_where_values_are_float32_and_stay_16_bits_wide(operator, held):
     shape, sizes = HALF[operator]
     x, y = Value("x", "float32", shape), Value("y", "float32")
     node = Node("product", operator, ["x", *sizes], ["y"], {"activation": "relu"}, 13)
     constants = {name: floats(*size) for name, size in sizes.items()}
-    constants["w"] = oc.QTensor(constants["w"].astype(np.float16), 1.0)
+    constants["w"] = held(constants["w"].astype(np.float16))
     model = Model(Graph("net", [x], [y], [node], constants, {"x": x, "y": y}))
     standard, fused = there_and_back(model)
     assert [node.op for node in standard.graph.nodes] == ["Cast", operator, "Relu"]
-    assert fused.layers[-1].kernel == model.layers[0].kernel
-    assert "float16" in model.layers[0].kernel
+    kernels = [layer.kernel for each in (model, fused) for layer in each.layers
+               if layer.name == "product"]  # fmt: skip
+    assert kernels[0] == kernels[1]
+    assert "float16" in kernels[0]
     given = values_for(model)
     same_bits(fused(**given), model(**given))
     same_bits(standard(**given), model(**given))
+
+
+def test_rows_of_a_float16_table_are_float32_where_that_is_said():
+    i, y = Value("i", "int64", ("n",)), Value("y", "float32", ("n", 4))
+    table = floats(9, 4).astype(np.float16)
+    node = Node("rows", "Gather", ["t", "i"], ["y"], {}, 13)
+    graph = Graph("net", [i], [y], [node], {"t": table}, {"i": i, "y": y})
+    optimize(graph)
+    model = Model(graph)
+    assert [layer.kernel for layer in model.layers] == ["embedding float16"]
+    rows = np.array([3, -1, 0])
+    same_bits(model(rows), table[rows].astype(np.float32))
+    standard, fused = there_and_back(model)
+    assert [each.op for each in standard.graph.nodes] == ["Cast", "Gather"]
+    assert [layer.kernel for layer in fused.layers] == ["embedding float16"]
+    same_bits(fused(rows), model(rows))
 
 
 def test_a_bias_is_added_to_products_of_float16_weights():

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.array import QTensor
 from octavo.graph.executor import prepare_node
 from octavo.graph.ir import Graph, Node
 
@@ -114,6 +113,12 @@ def remove_dead_code(graph: Graph) -> None:
 
 # Operators whose second input may be weights.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Inputs that may be float16 constants where all else is float32, which ONNX has not.
+HALF_WEIGHTS = {
+    **dict.fromkeys(_WEIGHTED, (1,)),
+    **dict.fromkeys(("GRU", "LSTM"), (1, 2)),
+    "Gather": (0,),
+}
 
 
 # --- fusion ---------------------------------------------------------------------------------------
@@ -178,15 +183,15 @@ def fold_batch_norm(graph: Graph) -> None:
 
 
 def keep_half_weights(graph: Graph) -> None:
-    """Let products and convolutions read float16 weights that are cast for them: they widen them."""
+    """Let operators read float16 weights that are cast for them: they widen them themselves."""
     producers = graph.producers()
     for node in graph.nodes:
-        cast = producers.get(node.input(1)) if node.op in _WEIGHTED else None
-        half = None if cast is None or cast.op != "Cast" else graph.array(cast.inputs[0])
-        if half is not None and half.dtype == np.float16 and _is_float32(graph, node.inputs[1]):
-            name = graph.new_name(f"{node.name}.weight")
-            graph.constants[name] = QTensor(half, 1.0)
-            node.inputs[1] = name
+        for i in HALF_WEIGHTS.get(node.op, ()):
+            cast = producers.get(node.input(i))
+            half = None if cast is None or cast.op != "Cast" else graph.array(cast.inputs[0])
+            if half is not None and half.dtype == np.float16 and _is_float32(graph, node.inputs[i]):
+                assert cast is not None  # it has the array
+                node.inputs[i] = cast.inputs[0]
 
 
 def fuse_bias(graph: Graph) -> None:
@@ -195,7 +200,8 @@ def fuse_bias(graph: Graph) -> None:
     for node in [n for n in graph.nodes if n.op in ("Conv", "ConvTranspose", "MatMul")]:
         add = only_use(uses, node.outputs[0])
         w = graph.constants.get(node.inputs[1])
-        plain = node.inputs[:1] + node.inputs[2:] if isinstance(w, QTensor) else node.inputs
+        half = w is not None and str(w.dtype) == "float16"
+        plain = node.inputs[:1] + node.inputs[2:] if half else node.inputs
         if add is None or add.op != "Add" or not _is_float32(graph, *plain, *add.inputs):
             continue
         other = add.inputs[1] if add.inputs[0] == node.outputs[0] else add.inputs[0]

@@ -768,6 +768,11 @@ def _fuse_move(q: _Quantized, node: Node) -> bool:
 def _fuse_gather(q: _Quantized, node: Node) -> bool:
     """Rows of a constant table stay codes until they are taken; else codes are moved about."""
     table = q.weights(node.inputs[0])
+    half = q.graph.array(node.inputs[0])
+    if half is not None and half.dtype == np.float16:
+        if q.graph.value(node.outputs[0]).dtype != "float32":
+            return False
+        table = QTensor(half, 1.0)
     if table is None or table.ndim != 2 or node.attributes.get("axis", 0) != 0 or table.axis == 1:
         return _fuse_move(q, node)
     name = _add_constant(q.graph, f"{node.name}.weight", table)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from octavo.array import QParams, QTensor
 from octavo.graph.ir import Constant, Graph, Node, Subgraph, Value
-from octavo.graph.passes import remove_dead_code
+from octavo.graph.passes import HALF_WEIGHTS, remove_dead_code
 from octavo.graph.quantized import MOVES, RECURRENT, one_scale
 
 # The first opset with scales for each index of an axis, that with blocks and 4-bit types, and those
@@ -212,10 +212,9 @@ class _Form:
         known = self._weights.get((name, turned))
         if known is None:
             w = self.old.constants[name]
-            assert isinstance(w, QTensor)
-            known = self._weights[name, turned] = self._dequantized(
-                name, w.T if turned else w, dtype
-            )
+            q = w if isinstance(w, QTensor) else QTensor(w, 1.0)  # of float16
+            known = self._dequantized(name, q.T if turned else q, dtype)
+            self._weights[name, turned] = known
         return known
 
     def _dequantized(self, name: str, w: QTensor, dtype: str) -> str:
@@ -538,12 +537,14 @@ def _plain(form: _Form, node: Node) -> None:
         if isinstance(value, Subgraph):
             inner = standard_form(value.graph, blocks=form.blocks)
             node.attributes[name] = Subgraph(inner, value.proto)
-    node.inputs = [
-        form.weights(name, dtype=_float_of(form, node))
-        if isinstance(form.old.constants.get(name), QTensor)
-        else name
-        for name in node.inputs
-    ]
+    dtype = _float_of(form, node)
+    halves = HALF_WEIGHTS.get(node.op, ()) if dtype == "float32" else ()
+    for i, name in enumerate(node.inputs):
+        constant = form.old.constants.get(name)
+        if isinstance(constant, QTensor) or (
+            i in halves and constant is not None and constant.dtype == np.float16
+        ):
+            node.inputs[i] = form.weights(name, dtype=dtype)
     if node.op in RECURRENT:
         _stack_directions(form, node)
     if _moves_codes(node) and _move(form, node):
