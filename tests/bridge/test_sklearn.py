@@ -30,6 +30,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -193,6 +194,18 @@ def test_what_cannot_be_converted_says_so():
 
     with pytest.raises(oc.ModelError, match="skl2onnx cannot convert Mine"):
         QuantizedEstimator(Mine()).fit(SCALED, TWO)
+
+
+def test_a_conversion_that_answers_otherwise_is_refused():
+    labels = np.stack([SUM > 0, SCALED[:, 0] > 0], 1).astype(int)
+    with pytest.raises(oc.ModelError, match="conversion of RidgeClassifier gives another"):
+        QuantizedEstimator(RidgeClassifier()).fit(SCALED, labels)
+
+
+def test_what_has_no_matrix_product_stays_float_and_is_announced():
+    with pytest.warns(oc.FallbackWarning, match="TreeEnsembleClassifier"):
+        q = QuantizedEstimator(DecisionTreeClassifier(max_depth=4)).fit(SCALED, THREE)
+    assert np.mean(q.predict(SCALED) == q.estimator_.predict(SCALED)) > 0.97
 
 
 @pytest.mark.parametrize("missing", ["sklearn.base", "skl2onnx"])

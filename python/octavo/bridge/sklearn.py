@@ -21,6 +21,8 @@ Array = NDArray[Any]
 
 # Rows to calibrate with, taken evenly from all that are given.
 _ROWS = 1024
+# Rows to check the conversion with.
+_FEW = 32
 # Methods of classifiers that predictions follow from.
 _SCORES = ("predict_proba", "decision_function")
 # What ONNX has for scikit-learn alone; without them skl2onnx writes matrix products.
@@ -73,6 +75,10 @@ class QuantizedEstimator:
     A classifier predicts the class with the largest probability, or decision value where it has no
     probabilities.
     """
+
+    estimator_: Any
+    models_: dict[str, Model]
+    _prediction_ndim: int | None
 
     def __init__(self, estimator: Any, precision: Precision = "int8") -> None:
         self.estimator = estimator
@@ -132,7 +138,7 @@ class QuantizedEstimator:
         Raises
         ------
         ModelError
-            An estimator that skl2onnx cannot convert.
+            An estimator that skl2onnx cannot convert, or converts to something else.
         ValueError, TypeError
             What the estimator or `octavo.quantize_model` refuses; sparse data.
         ImportError
@@ -149,15 +155,32 @@ class QuantizedEstimator:
         return self._quantize(self.estimator, X, rows)
 
     def _quantize(self, estimator: Any, X: Any, rows: Array) -> QuantizedEstimator:
-        few = X.iloc[:2] if hasattr(X, "iloc") else np.asarray(X)[:2]
+        few = X.iloc[:_FEW] if hasattr(X, "iloc") else np.asarray(X)[:_FEW]
         ndim = np.ndim(estimator.predict(few)) if "predict" in _methods(estimator) else None
+        made = QuantizedEstimator(estimator, self.precision)
+        made.estimator_, made._prediction_ndim = estimator, ndim
+        made.models_ = dict(_converted(estimator, rows[:1]))
+        for method in made.models_:
+            made._check_conversion(method, few)
         data = rows[:: -(-len(rows) // _ROWS)]
-        models = {
-            method: quantize_model(model, data, self.precision, progress=None)
-            for method, model in _converted(estimator, rows[:1])
-        }
-        self.estimator_, self.models_, self._prediction_ndim = estimator, models, ndim
+        for method, model in made.models_.items():
+            made.models_[method] = quantize_model(model, data, self.precision, progress=None)
+        vars(self).update(vars(made), estimator=self.estimator)
         return self
+
+    def _check_conversion(self, method: str, few: Any) -> None:
+        """See that before it is quantized the model answers as the estimator does."""
+        expected = getattr(self.estimator_, method)(few)
+        try:
+            got = getattr(self, method)(few)
+            # float32 may take another branch of a tree now and then.
+            near = np.isclose(got, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
+            right = got.shape == expected.shape and near.mean() > 0.9
+        except ValueError:  # of shapes that do not fit
+            right = False
+        if not right:
+            name = type(self.estimator_).__name__
+            raise ModelError(f"skl2onnx's conversion of {name} gives another {method}")
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -168,16 +191,16 @@ class QuantizedEstimator:
         if not _is("classifier", self.estimator_):
             made = self._run(X)[0]  # skl2onnx puts several values of a row below each other
             return made.reshape(-1 if self._prediction_ndim == 1 else (len(X), -1))
-        method = next(iter(self.models_))
+        method: str = next(iter(self.models_))
         scores = self._run(X, method)[-1]
         threshold = 0.5 if method == "predict_proba" else 0.0
         above: Array = scores > threshold
         if self._prediction_ndim == 2:  # any number of classes a row
-            return above.astype(int)
-        classes: Array = np.asarray(self.classes_)
-        if scores.ndim == 2 and scores.shape[1] > 1:
-            return np.take(classes, scores.argmax(1))
-        return np.take(classes, above.reshape(-1))
+            return np.asarray(above, int)
+        several = scores.ndim == 2 and scores.shape[1] > 1
+        index = scores.argmax(1) if several else above.reshape(-1).astype(int)
+        labels: Array = np.asarray(self.classes_)[index]
+        return labels
 
     @_IfWrappedHas
     def predict_proba(self, X: Any) -> Array:
@@ -285,7 +308,7 @@ def _exported(estimator: Any, row: Array, kind: str) -> Any:
             return to_onnx(estimator, row, options=options, black_op=_WITHOUT)
         except NameError:
             continue
-        except (RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # converters raise what they like
             raise ModelError(
                 f"skl2onnx cannot convert {type(last).__name__}: {' '.join(str(error).split())}"
             ) from error
