@@ -228,6 +228,21 @@ def test_recurrent_layers_give_what_their_operators_give(op, direction, precisio
     assert precisions(q)[f"{op}_0"] == precision
 
 
+def test_a_form_of_a_recurrent_layer_without_kernel_stays_float():
+    pytest.importorskip("onnx", reason="what has no kernel runs through onnx")
+    graph = recurrent("LSTM").graph.copy()
+    node = next(n for n in graph.nodes if n.op == "LSTM")
+    node.attributes["clip"] = 0.5
+    q = oc.quantize_model(Model(graph))
+    assert precisions(q)["LSTM_0"] == "float32"
+    assert reasons(q)["LSTM_0"] == "this form of LSTM has no kernel"
+
+
+def test_layers_whose_activations_are_not_codes_say_so():
+    q = oc.quantize_model(recurrent("LSTM"), floats(np.random.default_rng(1), 7, 3, 5)[:, :1])
+    assert reasons(q)["LSTM_0"] == "activations are quantized as they come"
+
+
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 def test_files_keep_the_bits_of_recurrent_layers(op, tmp_path):
     pytest.importorskip("onnx", reason="models are not written without onnx")

@@ -130,11 +130,9 @@ def quantize_model(
     graph = model.graph.copy()
     to_nchw(graph)
     wanted = precision_of_layers(graph.nodes, precision)
-    for layer in model.layers:
-        if layer.operator in RECURRENT and REFERENCE in layer.kernel:
-            wanted[layer.name] = "float32"  # a form of it that has no kernel
     is_known = data is not None or stats is not None
-    plan = _Plan(graph, wanted, static=activations == "static" and is_known)
+    kernels = {layer.name: layer.kernel for layer in model.layers}
+    plan = _Plan(graph, wanted, kernels, static=activations == "static" and is_known)
     gains: list[Gain] = []
     scaled: list[str] = []
     # As ONNX lays out images; where the model has them so, it is not prepared a second time.
@@ -175,6 +173,7 @@ class _Plan:
         self,
         graph: Graph,
         wanted: Mapping[str, str],
+        kernels: Mapping[str, str],
         *,
         static: bool,
     ) -> None:
@@ -186,6 +185,9 @@ class _Plan:
         self.recurrent: dict[str, list[QTensor]] = {}
         for node in graph.nodes:
             if wanted[node.name] == "float32":
+                continue
+            if node.op in RECURRENT and REFERENCE in kernels.get(node.name, ""):
+                self.reasons[node.name] = f"this form of {node.op} has no kernel"
                 continue
             if node.op in RECURRENT:
                 stored = recurrent_weights(graph, node, wanted[node.name])
@@ -410,6 +412,8 @@ class _Plan:
             got, reason = "float32", ""
             if node.name in self.layers or node.name in self.recurrent:
                 got = asked
+                if self.static and got == "int8" and node.name in self.dynamic():
+                    reason = "activations are quantized as they come"
             elif node.name in self.integer:
                 got = "int8"
             elif asked != "float32":
