@@ -272,15 +272,19 @@ def _name_layers(torch: Any, graph: Any, modules: Mapping[str, Any]) -> None:
     """
     weights = {each.name for each in graph.initializer}
     places = [_place(torch, node, modules, weights) for node in graph.node]
+    positions = range(len(places))
     owners: dict[str, int] = {}
-    for wanted in (_LAYERS, {node.op_type for node in graph.node}):
-        for i, (node, place) in enumerate(zip(graph.node, places, strict=True)):
+    # The first with weights, else the last: what is fused of several keeps the name of that.
+    for wanted, order in ((_LAYERS, positions), (None, positions[::-1])):
+        for i in order:
+            place = places[i]
             # Inside the module that was given: it has no name itself, nor has what calls it.
-            if place is None or not place.startswith("module.") or node.op_type not in wanted:
+            if place is None or not place.startswith("module."):
                 continue
-            if not any(modules[place].children()):
+            fits = wanted is None or graph.node[i].op_type in wanted
+            if fits and not any(modules[place].children()):
                 owners.setdefault(place, i)
-    others = [i for i in range(len(places)) if i not in owners.values()]
+    others = [i for i in positions if i not in owners.values()]
     wanted_names = [*owners]
     for i in others:
         node, place = graph.node[i], places[i]
