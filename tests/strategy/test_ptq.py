@@ -9,6 +9,7 @@ from networks import cnn, floats, images, network, rows, signal_to_error, transf
 
 import octavo as oc
 from octavo.graph import Graph, Model, Node, Value
+from octavo.graph.ir import Subgraph
 
 
 def kernels(model):
@@ -167,6 +168,37 @@ def test_values_that_follow_from_shapes_alone_stay_float():
     assert precisions(q)["MatMul_3"] == "int8"
     assert precisions(q)["Add_2"] == precisions(q)["MatMul_5"] == "float32"
     assert signal_to_error(model(x), q(x)) > 25
+
+
+def test_weights_that_a_loop_reads_too_are_not_stored_twice():
+    width = 32
+    state, square = Value("s", "float32", ("n", width)), Value("v", "float32", (width, width))
+    goes_on = Value("c", "bool", ())
+    body = Graph(
+        "body",
+        [Value("i", "int64", ()), goes_on, state, square],
+        [goes_on._replace(name="on"), state._replace(name="made"), square._replace(name="kept")],
+        [
+            Node("going", "Identity", ["c"], ["on"], {}, 18),
+            Node("step", "MatMul", ["s", "v"], ["made"], {}, 18),
+            Node("keep", "Identity", ["v"], ["kept"], {}, 18),
+        ],
+        {},
+        {"s": state, "made": state, "v": square, "kept": square},
+    )
+    model = network(
+        [
+            ("MatMul", ["x", "w"], ["h"], {}),
+            ("Loop", ["most", "", "h", "w"], ["y", "last"], {"body": Subgraph(body, b"")}),
+        ],
+        {"w": floats(np.random.default_rng(0), width, width, scale=0.1), "most": np.array(2)},
+        {**dict.fromkeys("xhy", ("n", width)), "last": (width, width)},
+        "x", "y",
+    )  # fmt: skip
+    q = oc.quantize_model(model, floats(np.random.default_rng(1), 8, width))
+    assert q.nbytes <= model.nbytes
+    assert precisions(q)["MatMul_0"] == "float32"
+    assert "inside" in reasons(q)["MatMul_0"]
 
 
 def test_precision_is_given_layer_by_layer():

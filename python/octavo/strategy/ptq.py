@@ -36,6 +36,8 @@ Array = NDArray[Any]
 
 # Metadata: what became of each layer, in JSON.
 QUANTIZATION = "octavo.quantization"
+# Operators with graphs inside, which compute in float.
+_CONTROL = ("If", "Loop", "Scan")
 _NO_CODES = "an input is constant, or no float32 tensor"
 _POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "ReduceMean")
 
@@ -183,6 +185,8 @@ class _Plan:
         self.layers: dict[str, Layer] = {}
         self.reasons: dict[str, str] = {}
         self.recurrent: dict[str, list[QTensor]] = {}
+        # Weights that stay in float in any case: 8-bit ones would stand beside them.
+        inside = {name for node in graph.nodes if node.op in _CONTROL for name in node.reads}
         for node in graph.nodes:
             if wanted[node.name] == "float32":
                 continue
@@ -197,6 +201,8 @@ class _Plan:
                     self.recurrent[node.name] = stored
                 continue
             found = layer_of(graph, node)
+            if isinstance(found, Layer) and node.inputs[0 if node.op == "Gather" else 1] in inside:
+                found = "a graph inside another operator reads its weights in float"
             if isinstance(found, Layer):
                 self.layers[node.name] = found
             elif found is not None:
