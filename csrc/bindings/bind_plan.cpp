@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <array>
@@ -17,6 +18,7 @@
 #include "bindings/linear_call.h"
 #include "bindings/ndarray.h"
 #include "bindings/quantize_arguments.h"
+#include "bindings/recurrent_call.h"
 #include "bindings/register.h"
 #include "bindings/rows_arguments.h"
 #include "bindings/tensor_arguments.h"
@@ -121,6 +123,8 @@ py::object BoundPlan::call(const py::tuple& args) const {
   return std::move(results);
 }
 
+using Numbers = py::typing::Tuple<py::int_, py::ellipsis>;
+
 // Takes steps as Python describes them; values are numbers.
 class Draft {
  public:
@@ -155,6 +159,7 @@ class Draft {
                  const py::object& axis);
   int float_pair(const std::string& name, int a, int b);
   int clip(int x, const py::object& lo, const py::object& hi);
+  int square_root(int x);
   int float_function(const std::string& name, int x);
   int softmax(int x, int64_t axis);
   int norm(RowFunction function, int x, const py::object& weight, const py::object& bias,
@@ -162,6 +167,8 @@ class Draft {
   int matmul(int a, int b, int32_t a_zero_point, int32_t b_zero_point, const py::object& multiplier,
              int32_t zero_point, const py::object& dtype);
   int product(int a, int b);
+  Numbers recurrent(const py::object& op, int x, const py::object& initial_h,
+                    const py::object& initial_c);
   int reshape(int x, const py::object& shape);
   int transpose(int x, const py::object& axes);
   int slice(int x, int64_t axis, int64_t start, int64_t length, int64_t step);
@@ -586,6 +593,14 @@ StridedRows::Steps steps_of(const PlanValue& x, const std::vector<int64_t>& y, s
   return {x.strides[axis] / x.value_bytes, y[axis], 0};
 }
 
+int Draft::square_root(int x) {
+  const int in = floats(x, "x");
+  const Shape shape = shape_of(in);
+  const int y = result(Type::kFloat32, shape);
+  builder_.add(SquareRootStep{work(shape) / NativeScope::kMacsPerValue}, {in}, {y}, work(shape));
+  return y;
+}
+
 int Draft::float_function(const std::string& name, int x) {
   const FloatFunction function = function_named(name);
   if (type(x) != Type::kFloat32) raise_type("x must be float32, got ", type_name(type(x)));
@@ -759,6 +774,32 @@ int Draft::product(int a, int b) {
   return y;
 }
 
+Numbers Draft::recurrent(const py::object& object, int x, const py::object& initial_h,
+                         const py::object& initial_c) {
+  const RecurrentObject& op = *keep<RecurrentObject>(object);
+  const bool is_lstm = op.op.is_lstm();
+  std::vector<int> reads = {floats(x, "x")};
+  const RecurrentShapes shapes(op, shape_of(x));
+  const auto state = [&](const py::object& given, const char* name) {
+    if (given.is_none()) return;
+    reads.push_back(floats(given.cast<int>(), name));
+    const Shape shape = shape_of(reads.back());
+    if (!std::equal(shape.begin(), shape.end(), shapes.state.begin(), shapes.state.end()))
+      raise_value(name, " has shape ", shape_text(shape), ", expected ", shape_text(shapes.state));
+  };
+  state(initial_h, "initial_h");
+  if (is_lstm) state(initial_c, "initial_c");
+  std::vector<int> writes = {result(Type::kFloat32, shapes.sequence),
+                             result(Type::kFloat32, shapes.state)};
+  if (is_lstm) writes.push_back(result(Type::kFloat32, shapes.state));
+  builder_.add(RecurrentStep{&op.op, shapes.call, shapes.state_size(), !initial_h.is_none(),
+                             is_lstm && !initial_c.is_none()},
+               reads, writes, shapes.macs);
+  py::tuple made(writes.size());
+  for (size_t i = 0; i < writes.size(); ++i) made[i] = writes[i];
+  return Numbers(std::move(made));
+}
+
 int Draft::reshape(int x, const py::object& shape_object) {
   const Shape shape = shape_argument(shape_object);
   if (work(shape) != work(shape_of(x)))
@@ -907,6 +948,7 @@ void register_plan(py::module_& m) {
   draft.def(
       "clip", &Draft::clip, py::arg("x"), py::arg("lo"), py::arg("hi"),
       "x > lo ? x : lo, then < hi ? that : hi, of float32 values; None: no bound. NaN for NaN.");
+  draft.def("square_root", &Draft::square_root, py::arg("x"));
   draft.def("float_function", &Draft::float_function, py::arg("name"), py::arg("x"));
   draft.def("softmax", &Draft::softmax, py::arg("x"), py::arg("axis"));
   const auto norm = [&](const char* name, RowFunction function) {
@@ -923,6 +965,8 @@ void register_plan(py::module_& m) {
             py::arg("zero_point") = 0, py::arg("dtype"));
   draft.def("product", &Draft::product, py::arg("a"), py::arg("b"),
             "a @ b of float32 arrays of 2 dimensions or more.");
+  draft.def("recurrent", &Draft::recurrent, py::arg("op"), py::arg("x"),
+            py::arg("initial_h") = py::none(), py::arg("initial_c") = py::none());
   draft.def("reshape", &Draft::reshape, py::arg("x"), py::arg("shape"), "A view.");
   draft.def("transpose", &Draft::transpose, py::arg("x"), py::arg("axes"), "A view.");
   draft.def("slice", &Draft::slice, py::arg("x"), py::arg("axis"), py::arg("start"),

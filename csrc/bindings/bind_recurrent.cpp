@@ -13,18 +13,12 @@
 
 #include "bindings/context.h"
 #include "bindings/ndarray.h"
+#include "bindings/recurrent_call.h"
 #include "bindings/register.h"
 #include "ops/recurrent.h"
 
 namespace octavo {
 namespace {
-
-// What Python holds: the operators that the recurrent one calls must outlive it.
-struct RecurrentObject {
-  std::vector<py::object> parts;
-  Recurrent op;
-  bool batch_first;
-};
 
 Projection projection_of(const py::handle& object) {
   if (py::isinstance<Linear>(object)) {
@@ -145,20 +139,9 @@ Arrays call_recurrent(const RecurrentObject& self, const py::object& x_object,
                       const py::object& sequence_lens, const py::object& out_object) {
   const Recurrent& op = self.op;
   const ArrayView x = float_view(x_object.ptr(), "x");
-  if (x.ndim != 3)
-    raise_value("x must have shape ", self.batch_first ? "(batch, steps, " : "(steps, batch, ",
-                "in), got ", shape_text(x.shape, x.ndim));
-  if (x.shape[2] != op.in_features())
-    raise_value("w has in_features=", op.in_features(), ", x has ", x.shape[2],
-                "; they must be equal");
-  const int64_t n = op.hidden(), directions = op.directions();
-  RecurrentCall call{};
-  call.steps = x.shape[self.batch_first ? 1 : 0];
-  call.batch = x.shape[self.batch_first ? 0 : 1];
-  const Shape state =
-      self.batch_first ? Shape{call.batch, directions, n} : Shape{directions, call.batch, n};
-  const Shape sequence = self.batch_first ? Shape{call.batch, call.steps, directions, n}
-                                          : Shape{call.steps, directions, call.batch, n};
+  const RecurrentShapes shapes(self, Shape(x.shape, x.shape + x.ndim));
+  RecurrentCall call = shapes.call;
+  const Shape &state = shapes.state, &sequence = shapes.sequence;
   const InitialState h(initial_h, "initial_h", state), c(initial_c, "initial_c", state);
   Parameter<int32_t> lengths;
   if (!sequence_lens.is_none()) {
@@ -181,24 +164,15 @@ Arrays call_recurrent(const RecurrentObject& self, const py::object& x_object,
                 std::initializer_list<const ArrayView*>{&x, h.view(), c.view()});
 
   const py::array values_of_x = contiguous(x, Type::kFloat32);
-  const int64_t in = op.in_features();
   call.x = static_cast<const float*>(values_of_x.data());
-  call.x_step = self.batch_first ? in : call.batch * in;
-  call.x_row = self.batch_first ? call.steps * in : in;
   call.y = reinterpret_cast<float*>(y.data());
-  call.y_direction = self.batch_first ? n : call.batch * n;
-  call.y_step = directions * (self.batch_first ? n : call.batch * n);
-  call.y_row = self.batch_first ? call.steps * directions * n : n;
   call.h = reinterpret_cast<float*>(y_h.data());
   call.c = y_c ? reinterpret_cast<float*>(y_c->data()) : call.h;
-  call.state_row = self.batch_first ? directions * n : n;
-  call.state_direction = call.y_direction;
   const CallContext context = call_context();
   {
-    const int64_t gates = call.steps * call.batch * directions * (op.is_lstm() ? 4 : 3) * n;
-    const NativeScope scope(gates * (in + n + NativeScope::kMacsPerValue));
-    h.copy_to(y_h.data(), directions * call.batch * n);
-    if (y_c) c.copy_to(y_c->data(), directions * call.batch * n);
+    const NativeScope scope(shapes.macs);
+    h.copy_to(y_h.data(), shapes.state_size());
+    if (y_c) c.copy_to(y_c->data(), shapes.state_size());
     op.run(call, *context.table, context.threads);
   }
   if (!y_c) return py::make_tuple(y.finish(), y_h.finish());

@@ -1,5 +1,7 @@
 #include "ops/float_pairs.h"
 
+#include <cmath>
+
 #include "ops/runs.h"
 #include "runtime/trace.h"
 
@@ -30,6 +32,14 @@ void run_clip(const KernelTable& table, const float* x, int64_t count, float lo,
   note_kernel(table, "clip_f32", "elementwise", 1, count, 1, threads);
   for_each_run(1, count, threads, [&](int64_t, int64_t from, int64_t n) {
     table.float_pairs->clip(x + from, n, lo, hi, y + from);
+  });
+}
+
+void run_square_root(const KernelTable& table, const float* x, int64_t count, float* y,
+                     int threads) {
+  note_kernel(table, "sqrt_f32", "elementwise", 1, count, 1, threads);
+  for_each_run(1, count, threads, [&](int64_t, int64_t from, int64_t n) {
+    for (int64_t i = from; i < from + n; ++i) y[i] = std::sqrt(x[i]);
   });
 }
 

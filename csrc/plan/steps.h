@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "ops/conv.h"
@@ -16,6 +17,7 @@
 #include "ops/linear.h"
 #include "ops/matmul.h"
 #include "ops/pooling.h"
+#include "ops/recurrent.h"
 #include "ops/resize.h"
 
 namespace octavo {
@@ -238,6 +240,16 @@ struct ClipStep {
   }
 };
 
+struct SquareRootStep {
+  int64_t count;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    run_square_root(table, static_cast<const float*>(v[0]), count, static_cast<float*>(v[1]),
+                    threads);
+    return true;
+  }
+};
+
 struct FloatFunctionStep {
   FloatFunction function;
   StridedRows rows;
@@ -308,6 +320,37 @@ struct FloatMatmulStep {
     for (const MatmulStep::Offsets& o : offsets)
       items.push_back({at(0, o.a), at(1, o.b), at(2, o.c)});
     run_float_matmul(items.data(), static_cast<int64_t>(items.size()), shape, table, threads);
+    return true;
+  }
+};
+
+// LSTM or GRU. Values are x, the states before where there are some, the sequence, the states
+// after.
+struct RecurrentStep {
+  const Recurrent* op;
+  RecurrentCall call;  // without arrays
+  int64_t state_size;
+  bool has_h, has_c;
+
+  bool run(void* const* v, const KernelTable& table, int threads) const {
+    RecurrentCall here = call;
+    here.x = static_cast<const float*>(*v++);
+    const void* h = has_h ? *v++ : nullptr;
+    const void* c = has_c ? *v++ : nullptr;
+    here.y = static_cast<float*>(v[0]);
+    here.h = static_cast<float*>(v[1]);
+    here.c = op->is_lstm() ? static_cast<float*>(v[2]) : here.h;
+    const auto start = [&](float* state, const void* from) {
+      const auto bytes = static_cast<size_t>(state_size) * sizeof(float);
+      if (bytes == 0) return;
+      if (from)
+        std::memcpy(state, from, bytes);
+      else
+        std::memset(state, 0, bytes);
+    };
+    start(here.h, h);
+    if (op->is_lstm()) start(here.c, c);
+    op->run(here, table, threads);
     return true;
   }
 };

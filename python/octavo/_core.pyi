@@ -264,6 +264,8 @@ class PlanBuilder:
         """
     def quantize(self, x: typing.SupportsInt | typing.SupportsIndex, scale: typing.Any, zero_point: typing.Any, dtype: str, axis: typing.Any) -> int:
         ...
+    def recurrent(self, op: typing.Any, x: typing.SupportsInt | typing.SupportsIndex, initial_h: typing.Any = None, initial_c: typing.Any = None) -> tuple[int, ...]:
+        ...
     def reshape(self, x: typing.SupportsInt | typing.SupportsIndex, shape: typing.Any) -> int:
         """
         A view.
@@ -277,6 +279,8 @@ class PlanBuilder:
         A view.
         """
     def softmax(self, x: typing.SupportsInt | typing.SupportsIndex, axis: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def square_root(self, x: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
     def transpose(self, x: typing.SupportsInt | typing.SupportsIndex, axes: typing.Any) -> int:
         """

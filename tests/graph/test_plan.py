@@ -425,6 +425,21 @@ OPERATORS = {
     ),
     "Gather of one": (("Gather", ["x", "i"], ["y"], {"axis": 1}), (3, 4, 5), {"i": np.array(-2)}),
     "Gather of one, kept": (("Gather", ["x", "i"], ["y"]), (3, 4, 5), {"i": np.array([1])}),
+    "Pad": (
+        ("Pad", ["x", "p", "v"], ["y"]),
+        (3, 4, 5),
+        {"p": np.array([1, 0, -1, 2, 0, 3]), "v": np.uint8(7)},
+    ),
+    "Pad of some axes with what is there": (
+        ("Pad", ["x", "p", "", "axes"], ["y"], {"mode": "reflect"}),
+        (3, 6, 5),
+        {"p": np.array([2, 1, 3, 0]), "axes": np.array([1, -1])},
+    ),
+    "Pad of images with channels last": (
+        ("Pad", ["x", "p"], ["y"], {"mode": "edge", "layout": "NHWC"}),
+        (2, 4, 5, 3),
+        {"p": np.array([0, 0, 1, 2, 0, 0, 0, 1])},
+    ),
     "Slice to nothing": (
         ("Slice", ["x", "from", "to"], ["y"], {}),
         (5, 9),
@@ -462,6 +477,32 @@ def test_an_operator_on_inputs_of_the_plan_gives_its_bits(case, monkeypatch):
 
 
 A = {"x_qparams": Q, "a_qparams": Q, "b_qparams": HALF}
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize(("op", "gates", "outputs"), [("LSTM", 4, "yhc"), ("GRU", 3, "yh")])
+def test_recurrent_layers_in_a_plan_give_their_bits(op, gates, outputs, state, layout):
+    random = np.random.default_rng(3)
+    w, r = (random.normal(size=(1, gates * 8, n)).astype(np.float32) for n in (6, 8))
+    states = ["s", "s"][: len(outputs) - 1] if state else []
+    attributes = {"hidden_size": 8, "layout": layout}
+    names = ["x", "w", "r", "", "", *states]
+    nodes = [
+        ("Relu", ["x"], ["a"]),
+        (op, ["a", *names[1:]], [*outputs], attributes),
+        (op, ["a", *names[1:]], ["", "h2"], attributes),
+        ("Mul", ["y", "y"], ["z"]),
+    ]
+    shape = (4, 2, 6) if layout == 0 else (2, 4, 6)
+    held = (1, 2, 8) if layout == 0 else (2, 1, 8)
+    made = graph(nodes, {"x": shape, "s": held}, [*outputs, "z", "h2"], {"w": w, "r": r}, "float32")
+    model = Model(made)
+    feeds = {"x": random.normal(size=shape).astype(np.float32)}
+    feeds["s"] = random.normal(size=held).astype(np.float32)
+    results = thrice(model, feeds)
+    assert np.array_equal(results["h"], results["h2"])
+    assert is_planned(model, shape, held)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -515,6 +556,7 @@ FLOATS = {
         ("Add", ["x", "c"], ["y"], {"layout": "NHWC"}), (2, 4, 5, 3), {"c": ()},
     ),
     "Relu": (("Relu", ["x"], ["y"]), (3, 5), {}),
+    "Sqrt": (("Sqrt", ["x"], ["y"]), (3, 70), {}),
     "Clip": (("Clip", ["x", "c", "d"], ["y"]), (30, 5), {"c": np.float32(-1), "d": np.float32(1)}),
     "Clip from below": (("Clip", ["x", "c"], ["y"]), (30, 5), {"c": np.float32(-1)}),
     **{

@@ -17,13 +17,12 @@ from octavo.graph.kernel import NO_ARG, REFERENCE, Arg, Attributes, Kernel
 from octavo.graph.layout import as_first, as_it_runs, is_last, shown_first
 from octavo.graph.onnx_reader import import_onnx, to_model
 from octavo.graph.operators import KERNELS, SHAPED_BY, VALUE_SHAPED
-from octavo.graph.plan import Segment, planned, spec_of
+from octavo.graph.plan import NOTHING, Segment, planned, spec_of
 
 # How many input shapes are kept planned.
 MOST_PLANS = 16
 # The third run of a shape is the first that does nothing but compute.
 RUNS_TO_PLAN = 3
-_NOTHING = 0  # the slot of inputs that are left out
 
 
 class Step(NamedTuple):
@@ -145,7 +144,7 @@ class Executor:
     """A graph, prepared. Immutable but for the plans, which are replaced as a whole."""
 
     def __init__(self, graph: Graph) -> None:
-        slots = {"": _NOTHING}
+        slots = {"": NOTHING}
         for name in (
             *(value.name for value in graph.inputs),
             *graph.constants,
@@ -173,8 +172,8 @@ class Executor:
 
     def _shape_values(self, graph: Graph, slots: dict[str, int]) -> frozenset[int]:
         """Return the slots of nodes whose values follow from the input shapes alone."""
-        shapes = {_NOTHING, *self._inputs, *(slots[name] for name in graph.constants)}
-        values = {_NOTHING, *(slots[name] for name in graph.constants)}
+        shapes = {NOTHING, *self._inputs, *(slots[name] for name in graph.constants)}
+        values = {NOTHING, *(slots[name] for name in graph.constants)}
         static: set[int] = set()
         for step in self.steps:
             op, inputs = step.node.op, step.inputs
@@ -193,7 +192,7 @@ class Executor:
                 and all(inputs[i] in values for i in shaped if i < len(inputs))
             ):
                 shapes.update(step.outputs)
-        return frozenset(static - {_NOTHING})
+        return frozenset(static - {NOTHING})
 
     def run(
         self,
@@ -283,7 +282,7 @@ class Executor:
         return [values[self._outputs[name]] for name in outputs]
 
     def _frees(self, steps: Sequence[Step | Segment]) -> tuple[tuple[int, ...], ...]:
-        kept = {*self._outputs.values(), *self._static, _NOTHING}
+        kept = {*self._outputs.values(), *self._static, NOTHING}
         kept |= {slot for slot, value in enumerate(self._template) if value is not None}
         frees: list[tuple[int, ...]] = []
         for step in reversed(steps):
@@ -341,7 +340,7 @@ def _run_step(
         values[step.outputs[0]] = np.asarray(made) if isinstance(made, np.generic) else made
     else:
         for slot, each in zip(step.outputs, made, strict=False):
-            if slot != _NOTHING:
+            if slot != NOTHING:
                 values[slot] = each
     if watch is not None:
         watch(step, given, [values[slot] for slot in step.outputs])

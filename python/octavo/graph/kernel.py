@@ -57,6 +57,7 @@ class Given(NamedTuple):
     value: Callable[[int], int]
     constant: Callable[[int], NDArray[Any] | None]
     inputs: int
+    has: Callable[[int], bool]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +66,7 @@ class Given(NamedTuple):
 
     def is_given(self, index: int) -> bool:
         """Whether there is such an input."""
-        return index < self.inputs
+        return index < self.inputs and self.has(index)
 
 
 # Adds an operator to a plan; returns the number of its result there, or of each. None, TypeError,

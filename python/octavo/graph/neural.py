@@ -214,9 +214,16 @@ def _recurrent(op: str) -> Make:
             results = layer(as_float32(x), *first, sequence_lens=lengths)
             return tuple(each.astype(x.dtype, copy=False) for each in results)[: a.outputs]
 
+        def native(given: Given) -> tuple[int, ...] | None:
+            if given.is_given(4):
+                return None
+            states = [given.value(i) if given.is_given(i) else None for i in (5, 6)]
+            results: tuple[int, ...] = layer.add_to(given.plan, given.value(0), *states)
+            return results[: a.outputs]
+
         if a.outputs == 1:
-            return Kernel(lambda *given: run(*given)[0], name)
-        return Kernel(run, name)
+            return Kernel(lambda *given: run(*given)[0], name, native)
+        return Kernel(run, name, native)
 
     return make
 

@@ -8,6 +8,7 @@ steps run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Spec = tuple[str, tuple[int, ...]]  # dtype and shape
 
+# The slot of what is left out.
+NOTHING = 0
 # Plans of fewer operators would save nothing.
 _LEAST_STEPS = 2
 
@@ -87,15 +90,17 @@ class _Draft:
         """Add a step; False: it cannot be planned."""
         native = step.kernel.native or _KNOWN.get(step.node.op)
         specs = [self._specs.get(slot) for slot in step.outputs]
-        if native is None or None in specs:
+        shown = [spec for slot, spec in zip(step.outputs, specs, strict=True) if slot != NOTHING]
+        if native is None or None in shown:
             return False
         given = Given(
             self._builder,
-            tuple(spec[1] for spec in specs if spec is not None),
+            tuple(() if spec is None else spec[1] for spec in specs),
             step.node.attributes,
             lambda i: self._value(step.inputs[i]),
             lambda i: self._constants[step.inputs[i]] if i < len(step.inputs) else None,
             len(step.inputs),
+            lambda i: step.inputs[i] != NOTHING,
         )
         try:
             made = native(given)
@@ -104,9 +109,11 @@ class _Draft:
         if made is None:
             return False
         results = made if isinstance(made, tuple) else (made,)
-        if [(self._builder.dtype(each), self._builder.shape(each)) for each in results] != specs:
+        made_here = [pair for pair in zip(step.outputs, results, strict=True) if pair[0] != NOTHING]
+        dtype, shape = self._builder.dtype, self._builder.shape
+        if [(dtype(each), shape(each)) for _, each in made_here] != shown:
             return False
-        self._values |= zip(step.outputs, results, strict=True)
+        self._values |= made_here
         self._steps.append(step)
         return True
 
@@ -189,6 +196,41 @@ def _operand(given: Given, index: int) -> int:
     return given.plan.constant(constant)
 
 
+def _pad(given: Given) -> int | None:
+    pads, fill, axes = (given.constant(i) for i in (1, 2, 3))
+    if pads is None or any(
+        each is None and given.is_given(i) for i, each in ((2, fill), (3, axes))
+    ):
+        return None
+    plan, x, rank = given.plan, given.value(0), len(given.shape)
+    sides = pads.reshape(-1).tolist()
+    which = range(rank) if axes is None else axes.reshape(-1).tolist()
+    order = channels_last(rank) if given.attributes.get("layout") == NHWC else tuple(range(rank))
+    mode = given.attributes.get("mode", "constant")
+    for i, axis in enumerate(which):
+        at = order.index(axis % rank)
+        before, behind = sides[i], sides[i + len(sides) // 2]
+        size = plan.shape(x)[at] + min(before, 0) + min(behind, 0)
+        x = plan.slice(x, at, -min(before, 0), size)
+        ends = max(before, 0), max(behind, 0)
+        if not any(ends):
+            continue
+        shape = plan.shape(x)
+        outer, inner = shape[:at], shape[at + 1 :]
+        if mode == "constant":
+            value = 0 if fill is None else fill.item()
+            dtype = np.dtype(plan.dtype(x))
+            one, other = (
+                plan.constant(np.full((*outer, end, *inner), value, dtype)) for end in ends
+            )
+            x = plan.concat([one, x, other], [None] * 3, at)
+        else:
+            index = np.pad(np.arange(size), ends, mode=mode).tolist()
+            images = plan.reshape(x, (math.prod(outer), size, 1, math.prod(inner)))
+            x = plan.reshape(plan.nearest(images, index, [0]), (*outer, len(index), *inner))
+    return x
+
+
 def _clip(given: Given) -> int | None:
     lo, hi = (given.constant(i) for i in (1, 2))
     if (lo is None and given.is_given(1)) or (hi is None and given.is_given(2)):
@@ -238,9 +280,11 @@ _KNOWN: dict[str, Native] = {
     "Identity": _reshape,
     "Mul": _pair("multiply"),
     "Relu": lambda given: given.plan.clip(given.value(0), 0.0, None),
+    "Pad": _pad,
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _split,
+    "Sqrt": lambda given: given.plan.square_root(given.value(0)),
     "Squeeze": _reshape,
     "Sub": _pair("subtract"),
     "Transpose": _transpose,

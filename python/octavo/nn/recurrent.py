@@ -240,6 +240,12 @@ class _Recurrent(Operator):
         results: tuple[Float32, ...] = held.op(as_float32(x, "x"), h, c, sequence_lens, out)
         return results
 
+    def add_to(
+        self, plan: _core.PlanBuilder, x: int, initial_h: int | None, initial_c: int | None
+    ) -> tuple[int, ...]:
+        """Add the layer to a plan (`octavo.graph`); return the numbers of its results there."""
+        return plan.recurrent(self._operator.op, x, initial_h, initial_c)
+
     def unpack(self) -> tuple[Weights, Weights, Float32 | None, Float32 | None]:
         """Return ``(w, r, b, p)``: the weights bit for bit as they are used, bias and peepholes.
 
