@@ -589,3 +589,17 @@ def test_codes_name_the_values_that_they_stand_for():
     text, constants, _, _ = CASES["Conv, bias, relu"]
     (layer,) = oc.load(net(text, **constants)).graph.nodes
     assert layer.attributes["real"] == "f"
+
+
+def test_what_resize_fills_with_is_a_value_not_a_code():
+    model = net(
+        f"""net (uint8[n, 1, 4, 4] x) => (uint8[n, 1, p, q] y) {{ {IN}
+            f = Resize <mode = "nearest", coordinate_transformation_mode = "tf_crop_and_resize",
+                extrapolation_value = 3.0> (a, roi, , sizes) {SAME} }}""",
+        **X, roi=np.array([0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5], np.float32),
+        sizes=np.array([1, 1, 6, 6], np.int64),
+    )  # fmt: skip
+    x = rng.integers(0, 256, (1, 1, 4, 4)).astype(np.uint8)
+    with pytest.warns(oc.FallbackWarning, match="Resize"):
+        loaded = oc.load(model)
+    assert np.array_equal(loaded(x), reference(model, {"x": x})[0])

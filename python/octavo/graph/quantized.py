@@ -794,7 +794,9 @@ def _fuse_pad(q: _Quantized, node: Node) -> bool:
 
 
 def _fuse_nearest(q: _Quantized, node: Node) -> bool:
-    return node.attributes.get("mode", "nearest") == "nearest" and _fuse_move(q, node)
+    a = node.attributes
+    cropped = a.get("coordinate_transformation_mode") == "tf_crop_and_resize"  # fills with floats
+    return a.get("mode", "nearest") == "nearest" and not cropped and _fuse_move(q, node)
 
 
 def _fuse_change(q: _Quantized, node: Node) -> bool:

@@ -291,7 +291,9 @@ class _Plan:
             zero = not node.input(2) or (fill is not None and not fill.any())
             return (0,) if plain and zero else ()
         if op == "Resize":
-            return (0,) if node.attributes.get("mode", "nearest") == "nearest" else ()
+            a = node.attributes
+            cropped = a.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+            return (0,) if a.get("mode", "nearest") == "nearest" and not cropped else ()
         if op == "Swish" and node.attributes.get("alpha", 1.0) != 1:
             return ()
         return (0,) if op in MOVES or op in FUNCTIONS else ()
