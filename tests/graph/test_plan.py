@@ -681,6 +681,20 @@ def test_floats_are_quantized_and_computed_in_a_plan():
     assert len(np.unique(results["y"])) > 20
 
 
+def test_all_quantized_models_give_the_bits_of_their_steps(monkeypatch):
+    pytest.importorskip("onnx", reason="models are not read without onnx")
+    monkeypatch.setattr(plans, "_LEAST_STEPS", 0)  # some are views alone
+    import test_quantized
+
+    planned = 0
+    for body, constants, *_ in test_quantized.CASES.values():
+        model = oc.load(test_quantized.net(body, **constants))
+        feeds = {value.name: test_quantized.codes_of(value) for value in model.inputs}
+        thrice(model, feeds)
+        planned += is_planned(model, *(feeds[value.name].shape for value in model.inputs))
+    assert planned == len(test_quantized.CASES)
+
+
 # --- random graphs --------------------------------------------------------------------------------
 
 
