@@ -201,6 +201,19 @@ def test_weights_that_a_loop_reads_too_are_not_stored_twice():
     assert "inside" in reasons(q)["MatMul_0"]
 
 
+def test_operators_on_shapes_and_indices_are_not_listed():
+    model = network(
+        [
+            ("Shape", ["x"], ["s"], {}),
+            ("MatMul", ["x", "w"], ["p"], {}),
+            ("Reshape", ["p", "s"], ["y"], {}),
+        ],
+        {"w": floats(np.random.default_rng(0), 8, 8)},
+        {**dict.fromkeys("xpy", ("n", 8)), "s": (2,)}, "x", "y", {"s": "int64"},
+    )  # fmt: skip
+    assert set(precisions(oc.quantize_model(model))) == {"MatMul_1", "Reshape_2"}
+
+
 def test_precision_is_given_layer_by_layer():
     q = oc.quantize_model(
         transformer(), rows(),

@@ -411,10 +411,11 @@ class _Plan:
     # --- what became of it ------------------------------------------------------------------------
 
     def decisions(self) -> list[Decision]:
-        """Return a row for each operator of the model."""
+        """Return a row for each operator of the model that gives floats."""
         rows = []
         for node in self.graph.nodes:
-            if node.name not in self.wanted:
+            made = {self.graph.value(name).dtype for name in node.outputs if name}
+            if node.name not in self.wanted or not made & {"float32", "float16", None}:
                 continue
             asked = self.wanted[node.name]
             got, reason = "float32", ""
