@@ -1,7 +1,7 @@
 """Octavo beside NumPy and the other int8 libraries: what is timed, and the bars it must reach.
 
     python bench/compare.py [all|products|calls|elementwise|conv|tensor] [--isa avx2] [--threads 2] ...
-    python bench/compare.py float|rows|int4|attention|recurrent|models ...   # a script of its own each
+    python bench/compare.py accuracy|float|rows|int4|attention|recurrent|models ...  # a script each
 
 See README.md in this folder. This file starts itself anew where the environment that NumPy, torch
 and onnxruntime read at import is not the one of an honest comparison.
@@ -17,6 +17,7 @@ from pathlib import Path
 import shapes
 
 SCRIPTS = {
+    "accuracy": "accuracy.py",
     "float": "floats.py",
     "rows": "float_rows.py",
     "int4": "int4.py",

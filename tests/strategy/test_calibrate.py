@@ -608,3 +608,15 @@ def test_a_damaged_file_is_refused(model, tmp_path):
     refused("holds no statistics")
     with pytest.raises(FileNotFoundError):
         oc.Statistics.load(tmp_path / "none.npz")
+
+
+def test_auto_tries_the_values_that_are_named(model):
+    x = np.stack(sentences(10, lengths=(4,)))
+    every = oc.calibrate(model, x)
+    some = oc.calibrate(model, x, names=["x", "hidden"])
+    for name in some:
+        if name in ("x", "hidden"):
+            assert some.taken(name) == every.taken(name)
+            assert some.qparams(name) == every.qparams(name)
+        else:
+            assert some.taken(name) == "mse"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ def calibrate(
     percentile: float = 99.99,
     workers: int | Map = 1,
     resume: Statistics | None = None,
+    names: Collection[str] | None = None,
     progress: How = "auto",
 ) -> Statistics:
     """Run a model over data and return what was seen of its values.
@@ -77,6 +78,8 @@ def calibrate(
         ``if __name__ == "__main__":``.
     resume : Statistics, optional
         What an interrupted call has gathered of the same data; batches that are in it are skipped.
+    names : collection of str, optional
+        The values that "auto" tries ranges for; all if not given. Others get those of "mse".
     progress : "auto", None or callable
         A bar on a terminal, nothing, or a function ``(done, total, label)``.
 
@@ -122,7 +125,7 @@ def calibrate(
                 step(samples)
         assert stats is not None  # data without samples are an error of their own
         if method == "auto":
-            stats = _choose(model, dataset, stats, workers, progress)
+            stats = _choose(model, dataset, stats, names, workers, progress)
     except KeyboardInterrupt as error:
         raise Interrupted(stats) from error
     return stats
@@ -438,10 +441,16 @@ def _computes(step: Step) -> bool:
 
 
 def _choose(
-    model: Model, dataset: Dataset, stats: Statistics, workers: int | Map, progress: How
+    model: Model,
+    dataset: Dataset,
+    stats: Statistics,
+    names: Collection[str] | None,
+    workers: int | Map,
+    progress: How,
 ) -> Statistics:
     """Return `stats` with the best range of each value, measured over some samples."""
-    tried = {name: candidates(stats.observed(name)) for name in stats if stats.finite(name)}
+    wanted = (name for name in stats if names is None or name in names)
+    tried = {name: candidates(stats.observed(name)) for name in wanted if stats.finite(name)}
     ranges = {name: [ends for _, ends in each] for name, each in tried.items() if len(each) > 1}
     assert stats.position is not None
     batches = stats.position.batches
@@ -472,7 +481,7 @@ def _choose(
         errors[name] = errors.get(name, 0.0) + overall * passed_on / (power or 1.0)
     choices = {name: tried[name][int(np.argmin(each))] for name, each in errors.items()}
     for node in reversed(model.graph.nodes):  # the same values in another form
-        if node.op in _FORMS and node.outputs[0] in choices:
+        if node.op in _FORMS and node.outputs[0] in choices and node.inputs[0] in tried:
             choices.setdefault(node.inputs[0], choices[node.outputs[0]])
     return stats.with_choices(choices)
 

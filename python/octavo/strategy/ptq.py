@@ -145,7 +145,13 @@ def quantize_model(
             graph, plan.layers, wanted, plan.codes, plan.integer, samples
         )
     if plan.codes and stats is None:
-        stats = calibrate(Model(graph) if gains else plain, data, method=method, progress=progress)
+        stats = calibrate(
+            Model(graph) if gains else plain,
+            data,
+            method=method,
+            names=plan.codes,
+            progress=progress,
+        )
     plan.leave_float([x for x in plan.codes if x not in stats or not stats.finite(x)])
     parameters = plan.parameters(stats)
     stored = plan.stored_weights()
