@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -22,6 +23,10 @@ hypothesis.settings.load_profile("emulated" if IN_QEMU else "octavo")
 
 # Under qemu a child started by the true sys.executable would not be emulated.
 sys.executable = os.environ.get("OCTAVO_TEST_PYTHON", sys.executable)
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # MXCSR keeps sticky exception flags in its low bits; the rest is the mode.
 STICKY_FLAGS = 0x3F
