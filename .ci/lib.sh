@@ -124,6 +124,11 @@ emulated_suite() { # emulated_suite TABLE BUILD PYTHON QEMU...: tests that this 
     --ignore tests/strategy --ignore tests/bridge
 }
 
+lean() { # lean SECTION...: without models, which run the operators that the rest tests
+  arithmetic_tests+=(--ignore tests/graph)
+  "$@"
+}
+
 fuzz_seconds=15
 
 # Haswell less what qemu warns that it cannot do, once for each process.
