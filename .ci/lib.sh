@@ -216,7 +216,7 @@ fuzz() { # files that `load` is given: a fixed sequence, so that what was found 
   "$work/user/bin/pip" install -q atheris
   rm -rf "$work/files"
   "$work/user/bin/python" tests/fuzz/fuzz_load.py "$work/files" -seed=1 -timeout=120 \
-    -rss_limit_mb=3000 -max_total_time=$((2 * fuzz_seconds)) -verbosity=0 -print_final_stats=1 \
+    -rss_limit_mb=3000 -runs=$((8000 * fuzz_seconds)) -verbosity=0 -print_final_stats=1 \
     -artifact_prefix="$work/"
 }
 

@@ -22,6 +22,11 @@ OLDEST_OPSET = 11
 _LARGE = 2**16
 # A tensor of more is in no memory; sizes of what is made of it still fit 64 bits.
 _MOST_VALUES = 2**40
+# Attributes that are axes, or numbers of them, and the most that NumPy has; and operators that may
+# have any whole number as an attribute.
+_AXES = frozenset({"axes", "axis", "batch_axis", "batch_dims", "perm", "time_axis"})
+_MOST_AXES = 64
+_WIDE = frozenset({"Constant", "Shape", "Slice"})
 # For how many elements of vectors onnx may keep what it knows of each: it takes 80 bytes for one.
 _MOST_ELEMENTS = 2**22
 
@@ -121,6 +126,7 @@ def _check_sizes(graph: Proto) -> None:
     for node in graph.node:
         for attribute in node.attribute:
             _check_dims(attribute.name, attribute.t.dims)
+            _check_whole(node, attribute)
             # onnx's inference counts outputs by this, and writes beyond them.
             counted = node.op_type == "Split" and attribute.name == "num_outputs"
             if counted and attribute.i != len(node.output):
@@ -130,6 +136,19 @@ def _check_sizes(graph: Proto) -> None:
                 )
             for inside in (attribute.g, *attribute.graphs):
                 _check_sizes(inside)
+
+
+def _check_whole(node: Proto, attribute: Proto) -> None:
+    """Raise for axes and sizes that onnx's inference takes in 32 bits, and reads and writes by."""
+    if node.op_type in _WIDE:
+        return
+    most = _MOST_AXES if attribute.name in _AXES else 2**31 - 1
+    for value in (attribute.i, *attribute.ints):
+        if not -most <= value <= most:
+            raise ModelError(
+                f"{attribute.name} of {node.op_type} {node.name!r} is {value}, "
+                f"expected {-most} to {most}"
+            )
 
 
 def _check_dims(name: str, dims: Iterable[int]) -> None:
