@@ -491,6 +491,8 @@ ODD_SIZES = {
         y, z = Split <axis = 1, num_outputs = 1> (x) }""",
     "an axis that 32 bits do not hold": """net (float[2, 4, 5] x, float[5] w) => (float[2, 4, 5] y) {
         y = LayerNormalization <axis = 2147483648> (x, w) }""",
+    "an equation of other characters": """net (float[n] x) => (float[n] y) {
+        y = Einsum <equation = "a1->b"> (x) }""",
     "axes of no array": "net (float[n, 6] x) => (float y) { y = ReduceMax <axes = [9999]> (x) }",
     "more values inside a graph": """net (float[n] x, bool c) => (float[n] y) {
         y = If (c) <
@@ -502,7 +504,9 @@ ODD_SIZES = {
 @pytest.mark.parametrize("body", ODD_SIZES.values(), ids=list(ODD_SIZES))
 def test_sizes_that_onnx_would_compute_with_are_refused_before(body):
     """Each took all memory, or ended the process, in onnx's shape inference."""
-    with pytest.raises(oc.ModelError, match=r"values together|num_outputs is 1|expected -64 to 64"):
+    with pytest.raises(
+        oc.ModelError, match=r"values together|num_outputs is 1|expected -64 to 64|the equation of"
+    ):
         oc.load(net(body, opset=18))
 
 
