@@ -493,6 +493,8 @@ ODD_SIZES = {
         y = LayerNormalization <axis = 2147483648> (x, w) }""",
     "an equation of other characters": """net (float[n] x) => (float[n] y) {
         y = Einsum <equation = "a1->b"> (x) }""",
+    "an equation with two dots": """net (float[n] x) => (float[n] y) {
+        y = Einsum <equation = "a.."> (x) }""",
     "axes of no array": "net (float[n, 6] x) => (float y) { y = ReduceMax <axes = [9999]> (x) }",
     "more values inside a graph": """net (float[n] x, bool c) => (float[n] y) {
         y = If (c) <

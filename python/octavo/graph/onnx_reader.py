@@ -27,7 +27,8 @@ _MOST_VALUES = 2**40
 # have any whole number as an attribute.
 _AXES = frozenset({"axes", "axis", "batch_axis", "batch_dims", "perm", "time_axis"})
 _MOST_AXES = 64
-_EQUATION = re.compile(rb"[A-Za-z., >-]*")
+_TERM = rb"[A-Za-z ]*(?:[.]{3})?[A-Za-z ]*"
+_EQUATION = re.compile(rb"%b(?:,%b)*(?:->%b)?" % (_TERM, _TERM, _TERM))
 _WIDE = frozenset({"Constant", "Shape", "Slice"})
 # For how many elements of vectors onnx may keep what it knows of each: it takes 80 bytes for one.
 _MOST_ELEMENTS = 2**22
@@ -129,7 +130,7 @@ def _check_sizes(graph: Proto) -> None:
         for attribute in node.attribute:
             _check_dims(attribute.name, attribute.t.dims)
             _check_whole(node, attribute)
-            # onnx's inference would never come to the end of other characters.
+            # onnx's inference would never come to the end of others.
             if node.op_type == "Einsum" and not _EQUATION.fullmatch(attribute.s):
                 raise ModelError(f"the equation of Einsum {node.name!r} is {attribute.s!r}")
             # onnx's inference counts outputs by this, and writes beyond them.
