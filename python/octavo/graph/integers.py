@@ -48,6 +48,14 @@ def _params(scale: Array, zero_point: Array | None, axis: int, ndim: int) -> tup
     return scales, np.broadcast_to(_integers(zero_point).reshape(shape), scales.shape), kept
 
 
+def _constant_params(given: Given, axis: int) -> tuple[Any, ...] | None:
+    """Return the parameters of codes in a plan, None where they are no constants."""
+    scale, zero_point = given.constant(1), given.constant(2)
+    if scale is None or (zero_point is None and given.is_given(2)):
+        return None
+    return _params(scale, zero_point, axis, len(given.shape))
+
+
 # --- ONNX's own operators -------------------------------------------------------------------------
 
 _CODE_NUMBERS = {2: "uint8", 3: "int8"}
@@ -66,12 +74,11 @@ def _quantize_linear(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         return codes
 
     def native(given: Given) -> int | None:
-        scale, zero_point = given.constant(1), given.constant(2)
-        if scale is None or (zero_point is None and given.is_given(2)):
+        known = _constant_params(given, axis)
+        if known is None:
             return None
-        x = given.value(0)
-        scales, zeros, kept = _params(scale, zero_point, axis, len(given.shape))
-        return given.plan.quantize(x, scales, zeros, dtype, kept)
+        scales, zeros, kept = known
+        return given.plan.quantize(given.value(0), scales, zeros, dtype, kept)
 
     return Kernel(run, "quantize", native)
 
@@ -94,12 +101,8 @@ def _dequantize_linear(a: Attributes, args: Sequence[Arg]) -> Kernel | None:
         return real.astype(scale.dtype, copy=False)
 
     def native(given: Given) -> int | None:
-        scale, zero_point = given.constant(1), given.constant(2)
-        if scale is None or (zero_point is None and given.is_given(2)):
-            return None
-        x = given.value(0)
-        scales, zeros, kept = _params(scale, zero_point, axis, len(given.shape))
-        return given.plan.dequantize(x, scales, zeros, kept)
+        known = _constant_params(given, axis)
+        return None if known is None else given.plan.dequantize(given.value(0), *known)
 
     return Kernel(run, "dequantize", native)
 

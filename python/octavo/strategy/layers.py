@@ -129,7 +129,7 @@ def fake_quantize(x: Array, qparams: QParams | None, *, symmetric: bool = False)
     """Return x as a layer reads it: at a fixed scale, or each row (image) by its own range."""
     if qparams is not None:
         return quantize(x, qparams=qparams).dequantize()
-    axes = (-1,) if x.ndim < 4 else tuple(range(1, x.ndim))
+    axes = tuple(range(1, x.ndim))
     lo = np.minimum(x.min(axes, keepdims=True), 0)
     hi = np.maximum(x.max(axes, keepdims=True), 0)
     if symmetric:
@@ -145,8 +145,3 @@ def fake_quantize(x: Array, qparams: QParams | None, *, symmetric: bool = False)
     codes = np.clip(np.rint(x / scale) + zero, least, most)
     real: Array = (codes - zero) * scale
     return real
-
-
-def per_output(values: Array, layer: Layer, rank: int) -> Array:
-    """Return one value for each output, shaped to broadcast over the layer's result."""
-    return values.reshape(-1, *(1,) * (rank - 2)) if layer.channels == 1 else values

@@ -327,16 +327,16 @@ class _Plan:
 
     def put_weights(self, stored: Mapping[str, QTensor]) -> None:
         """Let layers read these weights."""
-        for name, w in stored.items():
-            node = self.layers[name].node
-            held = self.graph.new_name(f"{name}.weight.{w.dtype}")
-            self.graph.constants[held] = w.data if w.dtype == "float16" else w
-            node.inputs[0 if node.op == "Gather" else 1] = held
         for node in self.graph.nodes:
+            if node.name in stored:
+                self._put(node, 0 if node.op == "Gather" else 1, stored[node.name])
             for index, w in enumerate(self.recurrent.get(node.name, ()), 1):
-                held = self.graph.new_name(f"{node.name}.weight.{w.dtype}")
-                self.graph.constants[held] = w.data if w.dtype == "float16" else w
-                node.inputs[index] = held
+                self._put(node, index, w)
+
+    def _put(self, node: Node, index: int, w: QTensor) -> None:
+        held = self.graph.new_name(f"{node.name}.weight.{w.dtype}")
+        self.graph.constants[held] = w.data if w.dtype == "float16" else w
+        node.inputs[index] = held
 
     # --- activations ------------------------------------------------------------------------------
 
@@ -419,6 +419,7 @@ class _Plan:
     def decisions(self) -> list[Decision]:
         """Return a row for each operator of the model that gives floats."""
         rows = []
+        dynamic = frozenset(self.dynamic())
         for node in self.graph.nodes:
             made = {self.graph.value(name).dtype for name in node.outputs if name}
             if node.name not in self.wanted or not made & {"float32", "float16", None}:
@@ -427,7 +428,7 @@ class _Plan:
             got, reason = "float32", ""
             if node.name in self.layers or node.name in self.recurrent:
                 got = asked
-                if self.static and got == "int8" and node.name in self.dynamic():
+                if self.static and got == "int8" and node.name in dynamic:
                     reason = "activations are quantized as they come"
             elif node.name in self.integer:
                 got = "int8"
